@@ -1,0 +1,60 @@
+"""What a user would pick without atspeed: ``transformers.generate`` with a strict trie."""
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+
+class HFGenerate:
+    """Constrained beam search by ``transformers.generate`` and a ``prefix_allowed_tokens_fn`` over a dict of prefixes.
+
+    Args:
+        model: the target.
+        sids: token ids of the items' semantic IDs, ``[num_items, L]``.
+        pad_token: token id that pads prompts.
+    """
+
+    def __init__(self, model: PreTrainedModel, sids: Tensor, pad_token: int = 0) -> None:
+        self.model = model
+        self.pad_token = pad_token
+        self.num_levels = sids.shape[1]
+        allowed: dict[tuple[int, ...], set[int]] = defaultdict(set)
+        for codes in sids.unique(dim=0).tolist():
+            for level, code in enumerate(codes):
+                allowed[tuple(codes[:level])].add(code)
+        self.allowed = {prefix: sorted(codes) for prefix, codes in allowed.items()}
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Tensor, prompt_mask: Tensor, num_beams: int) -> tuple[Tensor, Tensor]:
+        """Return token ids of the top-K semantic IDs, ``[B, K, L]``, and their log-probabilities, ``[B, K]``.
+
+        Where the catalog has fewer than K semantic IDs, ``generate`` fills up with hypotheses whose scores are -1e9 or
+        lower; they are returned as they are.
+        """
+        length = prompts.shape[1]
+        output = self.model.generate(
+            input_ids=prompts,
+            attention_mask=prompt_mask.long(),
+            prefix_allowed_tokens_fn=lambda _, tokens: self.allowed.get(
+                tuple(tokens[length:].tolist()), [self.pad_token]
+            ),
+            generation_config=GenerationConfig(
+                num_beams=num_beams,
+                num_return_sequences=num_beams,
+                max_new_tokens=self.num_levels,
+                min_new_tokens=self.num_levels,
+                length_penalty=0.0 if num_beams > 1 else None,
+                do_sample=False,
+                pad_token_id=self.pad_token,
+                return_dict_in_generate=True,
+                output_scores=num_beams > 1,
+                output_logits=num_beams == 1,
+            ),
+        )
+        sequences = output.sequences[:, length:].unflatten(0, (len(prompts), num_beams))
+        if num_beams > 1:
+            return sequences, output.sequences_scores.unflatten(0, (len(prompts), num_beams))
+        log_probs = torch.stack([step.float() for step in output.logits], 1).log_softmax(-1)  # greedy: no beam scores
+        return sequences, log_probs.gather(2, sequences[:, 0, :, None]).sum(1)

@@ -1,0 +1,103 @@
+"""The command line: LightningCLI for fit, validate, test and predict, and the commands that are not Trainer runs."""
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import transformers
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+
+import callbacks  # noqa: F401  (imported, so that configs may name its classes without their package)
+from atspeed.benchmark import Benchmark
+from atspeed.data import RecommendationData
+from atspeed.modules import StageModule
+from atspeed.provenance import provenance
+from atspeed.quickstart import quickstart
+
+DEFAULT_RUN_DIR = "runs/default"
+PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
+
+
+class RunRecord(SaveConfigCallback):
+    """Writes ``config.yaml`` (resolved) and ``run.json`` (command line, commit, versions) to the stage's folder."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write ``run.json``; the base class writes the config."""
+        if trainer.log_dir is not None:
+            folder = Path(trainer.log_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            record = provenance(trainer.strategy.root_device)
+            (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+class AtSpeedCLI(LightningCLI):
+    """``python -m atspeed {fit,validate,test,predict}``.
+
+    The Trainer's ``default_root_dir`` is the run folder. If no logger is chosen, TensorBoard events, checkpoints and
+    the resolved config go to ``<run folder>/<stage>``.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            model_class=StageModule,
+            subclass_mode_model=True,
+            datamodule_class=RecommendationData,
+            save_config_callback=RunRecord,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={name: PARSER_SETTINGS for name in self.subcommands()},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Put the run folder and the default logger in place."""
+        config = self.config[self.subcommand]
+        run_dir = config.trainer.default_root_dir = config.trainer.default_root_dir or DEFAULT_RUN_DIR
+        if config.trainer.logger in (None, True):
+            config.trainer.logger = Namespace(
+                class_path="lightning.pytorch.loggers.TensorBoardLogger",
+                init_args=Namespace(save_dir=str(run_dir), name=config.model.init_args.stage, version=""),
+            )
+
+
+def run_benchmark(args: list[str]) -> None:
+    """Measure speculative decoding side by side with ``transformers.generate``."""
+    parser = ArgumentParser(prog="atspeed benchmark", description=run_benchmark.__doc__, **PARSER_SETTINGS)
+    parser.add_argument("--config", action="config", help="a YAML file, such as configs/benchmark.yaml")
+    parser.add_class_arguments(Benchmark, None)
+    parser.add_class_arguments(RecommendationData, "data")
+    config = parser.parse_args(args)
+    objects = parser.instantiate_classes(config)
+    data = objects.pop("data")
+    objects.pop("config", None)
+    Benchmark(**objects.as_dict() if isinstance(objects, Namespace) else objects).run(data)
+
+
+COMMANDS = {"benchmark": run_benchmark, "quickstart": quickstart}
+
+
+def quiet() -> None:
+    """Let our own log lines through, and of the libraries' those that ask for action."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()  # loading takes less than two seconds
+    for message in ("LightningCLI's args parameter", ".*LeafSpec.*is deprecated", ".*does not have many workers"):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command."""
+    args = sys.argv[1:] if args is None else args
+    quiet()
+    if args and args[0] in COMMANDS:
+        COMMANDS[args[0]](args[1:])
+    else:
+        AtSpeedCLI(args)

@@ -1,0 +1,149 @@
+"""The LightningDataModule: splits, examples and loaders."""
+
+import logging
+from functools import partial
+from typing import Literal
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader
+
+from atspeed.data.batches import (
+    BatchedDataset,
+    LengthBucketSampler,
+    RequestExample,
+    SequenceExample,
+    collate_requests,
+    collate_sequences,
+)
+from atspeed.data.interactions import Interactions, InteractionSource
+from atspeed.data.prompts import CompactPrompt
+
+log = logging.getLogger(__name__)
+
+
+class RecommendationData(pl.LightningDataModule):
+    """Users' histories as training sequences or as requests.
+
+    Histories are cut to their last ``max_history`` items. Training cuts longer ones into windows that share one item,
+    so that each item is a label once. Validation asks for the first item after the training items; testing for all
+    test items, given training and validation items.
+
+    Args:
+        source: the data set.
+        examples: what ``fit`` trains on: ``sequences``, where every position is a label (fine-tuning), or
+            ``requests``, a history and its next item (alignment).
+        max_history: items of a history at most.
+        max_tokens: tokens of a training or validation batch at most, padding included.
+        batch_size: requests of a test or predict batch.
+        num_test_users: test on so many users only, evenly spread over the file; all if not given.
+        seed: seed of the training order.
+    """
+
+    def __init__(
+        self,
+        source: InteractionSource,
+        examples: Literal["sequences", "requests"] = "sequences",
+        max_history: int = 20,
+        max_tokens: int = 4096,
+        batch_size: int = 16,
+        num_test_users: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        limits = {"max_history": max_history, "max_tokens": max_tokens, "batch_size": batch_size}
+        for name, value in {**limits, "num_test_users": num_test_users}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name} is {value}; expected 1 or more")
+        self.source = source
+        self.examples = examples
+        self.max_history = max_history
+        self.max_tokens = max_tokens
+        self.batch_size = batch_size
+        self.num_test_users = num_test_users
+        self.seed = seed
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the data set (once)."""
+        if hasattr(self, "interactions"):
+            return
+        self.interactions: Interactions = self.source.load()
+        self.catalog = self.interactions.catalog
+        self.prompt = CompactPrompt(self.catalog, self.max_history)
+        log.info(
+            "%d users, %d items, %d interactions to train on",
+            len(self.interactions.users),
+            self.catalog.num_items,
+            sum(map(len, self.interactions.train)),
+        )
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens of the longest prompt or training sequence."""
+        return 1 + (self.max_history + 1) * (self.catalog.num_levels + 1)
+
+    def training_windows(self) -> list[tuple[int, list[int]]]:
+        """User and items of each window of at most ``max_history + 1`` training items."""
+        step = self.max_history
+        return [
+            (user, items[start : start + step + 1])
+            for user, items in enumerate(self.interactions.train)
+            for start in range(0, max(len(items) - 1, 1), step)
+            if items
+        ]
+
+    def test_requests(self) -> list[RequestExample]:
+        """The test users' histories (training and validation items) and distinct test items."""
+        data = self.interactions
+        users = [user for user, truth in enumerate(data.test) if truth]
+        if not users:
+            raise ValueError("no user has a test item")
+        count = min(self.num_test_users or len(users), len(users))
+        chosen = [users[place * len(users) // count] for place in range(count)]
+        return [RequestExample(u, data.train[u] + data.valid[u], list(dict.fromkeys(data.test[u]))) for u in chosen]
+
+    def train_dataloader(self) -> DataLoader:
+        """Loader of sequences or requests, by ``examples``."""
+        windows = self.training_windows()
+        if self.examples == "sequences":
+            return self._fit_loader([SequenceExample(items, False) for _, items in windows], shuffle=True)
+        return self._fit_loader([RequestExample(u, w[:-1], w[-1:]) for u, w in windows], shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Loader of the users with a validation item."""
+        data = self.interactions
+        pairs = [(u, data.train[u], items[:1]) for u, items in enumerate(data.valid) if items]
+        if self.examples == "sequences":
+            return self._fit_loader([SequenceExample(past + following, True) for _, past, following in pairs], False)
+        return self._fit_loader([RequestExample(*pair) for pair in pairs], False)
+
+    def test_dataloader(self) -> DataLoader:
+        """Loader of the test users, in the order of the data."""
+        return self._request_loader(self.test_requests())
+
+    def predict_dataloader(self) -> DataLoader:
+        """As for testing, with all users and their whole histories."""
+        data = self.interactions
+        splits = zip(data.train, data.valid, data.test, strict=True)
+        requests = [RequestExample(user, train + valid + test, []) for user, (train, valid, test) in enumerate(splits)]
+        return self._request_loader(requests)
+
+    def _request_loader(self, requests: list[RequestExample]) -> DataLoader:
+        return DataLoader(
+            requests, batch_size=self.batch_size, collate_fn=partial(collate_requests, prompt=self.prompt)
+        )
+
+    def _fit_loader(self, examples: list, shuffle: bool) -> DataLoader:
+        collate = collate_sequences if self.examples == "sequences" else collate_requests
+        items = [len(e.items) if isinstance(e, SequenceExample) else len(e.history) + 1 for e in examples]
+        trainer = self.trainer
+        sampler = LengthBucketSampler(
+            [1 + min(count, self.max_history + 1) * (self.catalog.num_levels + 1) for count in items],
+            self.max_tokens,
+            shuffle,
+            self.seed,
+            trainer.global_rank if trainer else 0,
+            trainer.world_size if trainer else 1,
+        )
+        return DataLoader(
+            BatchedDataset(examples, partial(collate, prompt=self.prompt)), batch_size=None, sampler=sampler
+        )

@@ -1,0 +1,155 @@
+"""The speculative loop: draft, one target call, verify."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from atspeed.decoding.beams import Beams, first_beams
+from atspeed.decoding.drafters import Drafter
+from atspeed.decoding.scorer import Normalize, PrefixScorer
+from atspeed.decoding.trie import ROOT, ItemTrie
+from atspeed.decoding.verifiers import StrictTopK, Verifier
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Decoded:
+    """The answers to a batch of requests.
+
+    Attributes:
+        leaves: trie leaves of the top-K semantic IDs, best first, ``[B, K]``; root where the catalog has fewer.
+        scores: their log-probabilities, ``[B, K]``, float32; minus infinity at padding.
+        target_calls: target forward passes a request, ``[B]``.
+        draft_calls: draft forward passes a request, ``[B]``.
+        accepted_levels: levels that came without a target call of their own, ``[B]``.
+        drafted_levels: levels that were proposed, ``[B]``.
+    """
+
+    leaves: Tensor
+    scores: Tensor
+    target_calls: Tensor
+    draft_calls: Tensor
+    accepted_levels: Tensor
+    drafted_levels: Tensor
+
+    @classmethod
+    def empty(cls, batch_size: int, num_beams: int, device: torch.device) -> "Decoded":
+        """Return answers without any content."""
+        leaves = torch.full((batch_size, num_beams), ROOT, device=device)
+        counts = [torch.zeros(batch_size, dtype=torch.long, device=device) for _ in range(4)]
+        return cls(leaves, torch.full(leaves.shape, -torch.inf, device=device), *counts)
+
+
+def search(
+    target: PrefixScorer,
+    draft: PrefixScorer | None,
+    drafter: Drafter,
+    verifier: Verifier,
+    num_beams: int,
+    drop_finished: bool = True,
+) -> Decoded:
+    """Find the top-K semantic IDs: rounds of drafting, one target call and verification.
+
+    Args:
+        target: the target's scorer, with nothing scored yet.
+        draft: the draft's scorer, if the drafter needs one.
+        drafter: who proposes.
+        verifier: what is accepted.
+        num_beams: beam width ``K``.
+        drop_finished: let requests leave the scorers' batch when they are done; without it the scorers end with all
+            requests and all that was scored.
+
+    Raises:
+        ValueError: if ``num_beams`` is less than 1.
+    """
+    trie = target.trie
+    if num_beams < 1:
+        raise ValueError(f"num_beams is {num_beams}; expected 1 or more")
+    if num_beams > trie.num_leaves:
+        log.info("num_beams is %d, the catalog has %d semantic IDs: all are returned", num_beams, trie.num_leaves)
+        num_beams = trie.num_leaves
+    batch_size = len(target.prompts)
+    result = Decoded.empty(batch_size, num_beams, target.prompts.device)
+    rows = torch.arange(batch_size, device=target.prompts.device)  # the requests still in the batch
+    depth = torch.zeros_like(rows)
+    beams: Beams | None = None
+    while True:
+        proposed = drafter.propose(beams, trie, draft, len(rows))
+        target.score(proposed if beams is None else torch.cat([beams.nodes, proposed], dim=1))
+        beams = verifier.advance(first_beams(target, num_beams) if beams is None else beams, target)
+        reached = trie.depth(beams.nodes[:, 0])
+        if proposed.shape[1]:
+            deepest = trie.depth(proposed).amax(1).clamp(max=trie.num_levels - 1)  # leaves need no proposal
+            result.drafted_levels[rows] += (deepest - depth).clamp(min=0)
+        result.accepted_levels[rows] += (reached - depth - 1).clamp(min=0)
+        depth = reached
+        result.leaves[rows], result.scores[rows] = beams
+        result.target_calls[rows] = target.calls
+        if draft is not None:
+            result.draft_calls[rows] = draft.calls
+        active = (depth < trie.num_levels).nonzero()[:, 0]
+        if len(active) == 0:
+            return result
+        if drop_finished and len(active) < len(rows):
+            rows, depth, beams = rows[active], depth[active], beams.keep(active)
+            for scorer in (target, draft):
+                if scorer is not None:
+                    scorer.keep(active)
+
+
+class SpeculativeDecoder:
+    """Top-K semantic IDs by beam search over a catalog, with as few target calls as the drafter makes possible.
+
+    Args:
+        target: the model whose answer counts.
+        trie: the catalog.
+        drafter: who proposes; ``NoDrafter`` is plain beam search.
+        verifier: what is accepted; strict if not given.
+        draft: the model of a drafter that needs one; it must share the target's vocabulary.
+        normalize: see :class:`PrefixScorer`.
+
+    Raises:
+        ValueError: if the drafter needs a draft and there is none, or the vocabularies differ.
+    """
+
+    def __init__(
+        self,
+        target: PreTrainedModel,
+        trie: ItemTrie,
+        drafter: Drafter,
+        verifier: Verifier | None = None,
+        draft: PreTrainedModel | None = None,
+        normalize: Normalize = "vocabulary",
+    ) -> None:
+        if drafter.needs_draft and draft is None:
+            raise ValueError(f"{type(drafter).__name__} needs a draft model; give one, or choose TrieDrafter")
+        if draft is not None:
+            ours, theirs = (model.config.get_text_config().vocab_size for model in (draft, target))
+            if ours != theirs:
+                raise ValueError(f"the draft scores {ours} tokens, the target {theirs}: they must share a vocabulary")
+        self.target = target
+        self.trie = trie.to(target.device)
+        self.drafter = drafter
+        self.verifier = verifier or StrictTopK()
+        self.draft = draft if drafter.needs_draft else None
+        self.normalize = normalize
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Tensor, prompt_mask: Tensor, num_beams: int) -> Decoded:
+        """Answer a batch of requests.
+
+        Args:
+            prompts: tokens, padded on the left, ``[B, P]``, int64, on the target's device.
+            prompt_mask: True where a token is no padding, ``[B, P]``, bool.
+            num_beams: beam width ``K``; with more than the catalog has, all semantic IDs are returned.
+
+        Raises:
+            ValueError: if ``num_beams`` is less than 1, or the prompts are too long for a model's sliding window.
+        """
+        target = PrefixScorer(self.target, self.trie, prompts, prompt_mask, self.normalize)
+        draft = PrefixScorer(self.draft, self.trie, prompts, prompt_mask, self.normalize) if self.draft else None
+        return search(target, draft, self.drafter, self.verifier, num_beams)

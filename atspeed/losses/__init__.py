@@ -1,0 +1,6 @@
+"""Alignment losses."""
+
+from atspeed.losses.base import AlignmentLoss
+from atspeed.losses.strict import AtSpeedS
+
+__all__ = ["AlignmentLoss", "AtSpeedS"]

@@ -1,0 +1,131 @@
+"""Building, loading and exporting Hugging Face causal language models over a catalog's vocabulary."""
+
+import shutil
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from atspeed.data.vocabulary import BOS, PAD, Vocabulary
+
+
+def model_folder(run_dir: Path, stage: str) -> Path:
+    """Return the folder that a stage of a run exports its model to."""
+    return run_dir / stage / "model"
+
+
+class ModelSource(ABC):
+    """Where a model comes from; a subclass is named by ``class_path`` in a config."""
+
+    @abstractmethod
+    def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
+        """Return the model in float32 on the CPU, in evaluation mode.
+
+        Args:
+            vocabulary: the catalog's; the model's must be the same.
+            run_dir: the run folder, where stages find each other.
+        """
+
+
+class NewModel(ModelSource):
+    """A model with fresh weights.
+
+    Args:
+        model_type: the architecture, as ``transformers`` calls it: ``llama``, ``qwen3``, ``gpt2`` ….
+        config: its configuration; vocabulary size and special tokens are set from the catalog.
+        seed: seed of the weights.
+    """
+
+    def __init__(self, model_type: str, config: dict[str, Any], seed: int = 0) -> None:
+        self.model_type = model_type
+        self.config = config
+        self.seed = seed
+
+    def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
+        """Make the model; see :meth:`ModelSource.build`."""
+        config = AutoConfig.for_model(
+            self.model_type,
+            **self.config,
+            vocab_size=len(vocabulary),
+            bos_token_id=BOS,
+            eos_token_id=None,
+            pad_token_id=PAD,
+        )
+        unknown = [name for name in self.config if name not in type(config)().to_dict()]
+        if unknown:
+            raise ValueError(f"config of a new {self.model_type!r} model: {type(config).__name__} knows no {unknown}")
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+class Checkpoint(ModelSource):
+    """A folder in Hugging Face format.
+
+    Args:
+        path: the folder.
+        new_vocabulary: keep the body of a foreign model (say, pre-trained on text) and give it fresh embeddings of
+            the catalog's vocabulary. Without it, a folder that was not exported for this catalog is refused.
+    """
+
+    def __init__(self, path: Path, new_vocabulary: bool = False) -> None:
+        self.path = Path(path)
+        self.new_vocabulary = new_vocabulary
+
+    def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
+        """Load the model; see :meth:`ModelSource.build`."""
+        if not (self.path / "config.json").is_file():
+            raise FileNotFoundError(f"{self.path} is no Hugging Face model folder: it has no config.json")
+        if not self.new_vocabulary and (found := Vocabulary.load(self.path)) != vocabulary:
+            raise ValueError(
+                f"the vocabulary of {self.path} ({len(found)} tokens) is not the catalog's ({len(vocabulary)} tokens): "
+                "the model was exported for another catalog. Choose the run folder of this catalog, or set "
+                "new_vocabulary to keep the body of the model and train fresh embeddings"
+            )
+        model = AutoModelForCausalLM.from_pretrained(self.path, dtype=torch.float32)
+        if self.new_vocabulary:
+            model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
+            for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+                torch.nn.init.normal_(embeddings.weight, std=0.02)
+            model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id = BOS, None, PAD
+            model.generation_config.bos_token_id = BOS
+            model.generation_config.eos_token_id = None
+            model.generation_config.pad_token_id = PAD
+        if model.config.get_text_config().vocab_size != len(vocabulary):
+            raise ValueError(
+                f"{self.path} scores {model.config.get_text_config().vocab_size} tokens, the catalog has {len(vocabulary)}"
+            )
+        return model.eval()
+
+
+class Exported(ModelSource):
+    """What an earlier stage of the same run folder exported.
+
+    Args:
+        stage: the stage: ``target``, ``draft``, ``strict`` ….
+    """
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
+        """Load the model; see :meth:`ModelSource.build`."""
+        folder = model_folder(run_dir, self.stage)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder} does not exist: this stage needs the {self.stage!r} model. Make it with: "
+                f"python -m atspeed fit --config configs/{self.stage}.yaml --trainer.default_root_dir {run_dir}"
+            )
+        return Checkpoint(folder).build(vocabulary, run_dir)
+
+
+def export(model: PreTrainedModel, vocabulary: Vocabulary, folder: Path) -> None:
+    """Write model and vocabulary in Hugging Face format; the folder appears only when it is complete."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    vocabulary.save(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

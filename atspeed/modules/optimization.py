@@ -1,0 +1,32 @@
+"""The optimiser and schedule that every training module uses."""
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+
+def cosine_adamw(
+    module: pl.LightningModule, network: nn.Module, learning_rate: float, weight_decay: float, warmup_steps: int
+) -> dict[str, Any]:
+    """AdamW on a network, with linear warm-up and a cosine down to zero over the steps that the Trainer plans.
+
+    Weight decay applies to matrices only, not to norms and biases.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95))
+    num_steps = max(1, int(module.trainer.estimated_stepping_batches))
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

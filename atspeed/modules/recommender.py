@@ -1,0 +1,150 @@
+"""The inference module: top-K items by speculative beam decoding, tested and predicted."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from atspeed.data import RequestBatch
+from atspeed.decoding import Decoded, Drafter, ItemTrie, SpeculativeDecoder, Verifier
+from atspeed.decoding.scorer import Normalize
+from atspeed.metrics import NDCGAtK, RecallAtK
+from atspeed.metrics.baselines import TransitionCounts, recommend_popular
+from atspeed.models import ModelSource
+from atspeed.modules.base import StageModule
+
+
+class Recommender(StageModule):
+    """Answers requests for ``test`` and ``predict``.
+
+    A recommended list is the items of the top-K semantic IDs, best first; items that share a semantic ID stand side by
+    side. Recall@k and NDCG@k look at the first k items of that list and are averaged over users: Recall@k divides by
+    *all* true items of a user, NDCG@k by the ideal of ``min(k, true items)`` hits. ``test`` logs, beside them, Recall@k
+    of two baselines without a model, and what speculation cost: target and draft calls a request, accepted levels a
+    target call, and the acceptance rate (accepted levels over drafted levels).
+
+    Args:
+        stage: where in the run folder logs and predictions go.
+        target: the model whose answer counts.
+        drafter: who proposes.
+        verifier: what is accepted.
+        draft: the model of a drafter that needs one.
+        num_beams: beam width K.
+        metrics_at: the k of the metrics; the largest is that of the baselines, too.
+        normalize: how scores are normalised: ``vocabulary``, as ``transformers.generate`` does, or ``allowed``.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        target: ModelSource,
+        drafter: Drafter,
+        verifier: Verifier,
+        draft: ModelSource | None = None,
+        num_beams: int = 20,
+        metrics_at: Sequence[int] = (5, 10, 20),
+        normalize: Normalize = "vocabulary",
+    ) -> None:
+        super().__init__(stage)
+        if num_beams < 1:
+            raise ValueError(f"model.num_beams is {num_beams}; expected 1 or more")
+        if not metrics_at or max(metrics_at) > num_beams:
+            raise ValueError(
+                f"model.metrics_at is {list(metrics_at)}; expected values up to model.num_beams {num_beams}"
+            )
+        self.target_source = target
+        self.draft_source = draft
+        self.drafter = drafter
+        self.verifier = verifier
+        self.num_beams = num_beams
+        self.normalize = normalize
+        self.ranking = torch.nn.ModuleDict()
+        for k in metrics_at:
+            self.ranking[f"recall@{k}"] = RecallAtK(k)
+            self.ranking[f"ndcg@{k}"] = NDCGAtK(k)
+        self.baseline_k = max(metrics_at)
+        self.baselines = torch.nn.ModuleDict(
+            {f"{name}_recall@{self.baseline_k}": RecallAtK(self.baseline_k) for name in ("popularity", "transitions")}
+        )
+        counts = ("target_calls", "draft_calls", "accepted_levels", "acceptance_rate")
+        self.speculation = torch.nn.ModuleDict({name: MeanMetric() for name in counts})
+        self.decode_seconds = 0.0
+
+    def configure_model(self) -> None:
+        """Build the models and the decoder."""
+        if not hasattr(self, "target"):
+            self.target = self.build(self.target_source)
+            self.draft = self.build(self.draft_source) if self.draft_source and self.drafter.needs_draft else None
+            self.trie = ItemTrie(self.data.catalog.tokens)
+
+    def decoder(self, drafter: Drafter) -> SpeculativeDecoder:
+        """Return a decoder of this module's models with some drafter."""
+        return SpeculativeDecoder(self.target, self.trie, drafter, self.verifier, self.draft, self.normalize)
+
+    def recommend(self, batch: RequestBatch, decoder: SpeculativeDecoder) -> Decoded:
+        """Decode a batch, and keep the wall time in :attr:`decode_seconds`."""
+        start = time.perf_counter()
+        decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams)
+        decoded.scores.cpu()  # waits for the device
+        self.decode_seconds = time.perf_counter() - start
+        return decoded
+
+    def on_predict_start(self) -> None:
+        """Make the decoder."""
+        self.main_decoder = self.decoder(self.drafter)
+
+    def on_test_start(self) -> None:
+        """Make the decoder and the baselines."""
+        self.main_decoder = self.decoder(self.drafter)
+        train, num_items = self.data.interactions.train, self.data.catalog.num_items
+        self.popular = recommend_popular(train, num_items, self.baseline_k)
+        self.transitions = TransitionCounts(train, num_items)
+
+    def test_step(self, batch: RequestBatch, batch_idx: int) -> None:
+        """Decode a batch and update the metrics."""
+        decoded = self.recommend(batch, self.main_decoder)
+        items = self.trie.concatenated_items(decoded.leaves, self.num_beams)
+        for metric in self.ranking.values():
+            metric.update(items, batch.truth)
+        self.speculation["target_calls"].update(decoded.target_calls)
+        self.speculation["draft_calls"].update(decoded.draft_calls)
+        self.speculation["accepted_levels"].update(decoded.accepted_levels / decoded.target_calls, decoded.target_calls)
+        drafted = decoded.drafted_levels
+        self.speculation["acceptance_rate"].update(decoded.accepted_levels / drafted.clamp(min=1), drafted)
+        self._update_baselines(batch)
+        for name, metric in [*self.ranking.items(), *self.speculation.items(), *self.baselines.items()]:
+            self.log(f"test/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch.users))
+
+    def _update_baselines(self, batch: RequestBatch) -> None:
+        data = self.data.interactions
+        histories = [data.train[user] + data.valid[user] for user in batch.users.tolist()]
+        followers = [self.transitions.recommend(history, self.baseline_k) for history in histories]
+        popular = self.popular.expand(len(histories), -1)
+        for (name, metric), items in zip(self.baselines.items(), (popular, torch.stack(followers)), strict=True):
+            metric.update(items.to(batch.truth.device), batch.truth)
+
+    def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return one record a request: user, and per semantic ID its items (as the data names them) and score."""
+        decoded = self.recommend(batch, self.main_decoder)
+        return [
+            self._record(user, leaves, scores, calls)
+            for user, leaves, scores, calls in zip(
+                batch.users.tolist(),
+                decoded.leaves,
+                decoded.scores.tolist(),
+                decoded.target_calls.tolist(),
+                strict=True,
+            )
+        ]
+
+    def _record(self, user: int, leaves: Tensor, scores: list[float], target_calls: int) -> dict[str, Any]:
+        catalog = self.data.catalog
+        answers = []
+        for leaf, score in zip(leaves[leaves > 0], scores, strict=False):
+            items = self.trie.concatenated_items(leaf.view(1, 1), catalog.num_items)[0].tolist()
+            names = [catalog.names[item] for item in items]
+            answers.append({"items": names, "sid": list(catalog.sid(items[0])), "score": score})
+        return {"user": self.data.interactions.users[user], "recommended": answers, "target_calls": target_calls}

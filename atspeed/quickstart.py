@@ -1,0 +1,60 @@
+"""All stages in order, on one data set."""
+
+import argparse
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from atspeed.models import model_folder
+
+STAGES = ("target", "draft", "strict")
+
+
+def configs_folder() -> Path:
+    """Return the folder of the configs: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def quickstart(args: list[str]) -> None:
+    """Train a target and a draft, align the draft, and measure: everything once, in one run folder.
+
+    Stages whose model is already there are passed over; one that was killed goes on from its last checkpoint.
+    """
+    from atspeed.cli import main  # the command line runs this function, and this function runs command lines
+
+    parser = argparse.ArgumentParser(
+        prog="atspeed quickstart",
+        description=quickstart.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Options that start with --data. go to every stage, e.g. --data.source AtSpeedLayout "
+        "--data.source.root DIR; without them, the embedded catalog is used.",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/quickstart"), help="the run folder (default: %(default)s)"
+    )
+    options, data = parser.parse_known_args(args)
+    strange = [word for word in data if word.startswith("-") and not word.startswith("--data.")]
+    if strange or (data and not data[0].startswith("-")):
+        parser.error(
+            f"unrecognised arguments {strange or data}: only --out and --data.… are taken; for more, run the stages"
+        )
+
+    console = Console()
+    start = time.perf_counter()
+    for stage in STAGES:
+        if (folder := model_folder(options.out, stage)).is_dir():
+            console.print(f"[bold]{stage}[/bold]: {folder} is there, passed over")
+            continue
+        begin = time.perf_counter()
+        console.print(f"[bold]{stage}[/bold]: training")
+        resume = ["--ckpt_path", "last"] if (options.out / stage / "checkpoints" / "last.ckpt").exists() else []
+        config = ["--config", str(configs_folder() / f"{stage}.yaml"), "--trainer.default_root_dir", str(options.out)]
+        main(["fit", *config, *data, *resume])
+        console.print(f"[bold]{stage}[/bold]: done in {time.perf_counter() - begin:.0f} s")
+    main(["benchmark", "--config", str(configs_folder() / "benchmark.yaml"), "--out", str(options.out), *data])
+    console.print(
+        f"all in {time.perf_counter() - start:.0f} s; models in {options.out}/{{{','.join(STAGES)}}}/model (Hugging Face "
+        f"format), figures in {options.out}/benchmark, curves with: tensorboard --logdir {options.out}"
+    )

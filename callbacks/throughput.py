@@ -1,0 +1,33 @@
+"""How many tokens a second a training run learns from."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+
+from atspeed.data import RequestBatch, SequenceBatch
+from atspeed.data.vocabulary import PAD
+
+
+class TokenThroughput(pl.Callback):
+    """Logs ``train/tokens_per_second`` (without padding) and ``train/padding`` (its share), over each epoch."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting."""
+        self._start, self._tokens, self._places = time.perf_counter(), 0, 0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: SequenceBatch | RequestBatch, batch_idx: int
+    ) -> None:
+        """Count a batch."""
+        tokens = batch.tokens if isinstance(batch, SequenceBatch) else batch.prompts
+        self._tokens += int((tokens != PAD).sum())
+        self._places += tokens.numel()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the epoch's values."""
+        values: dict[str, Any] = {
+            "train/tokens_per_second": self._tokens / (time.perf_counter() - self._start),
+            "train/padding": 1 - self._tokens / max(self._places, 1),
+        }
+        pl_module.log_dict(values, sync_dist=True)
