@@ -20,6 +20,12 @@ from atspeed.provenance import provenance
 from atspeed.quickstart import quickstart
 
 DEFAULT_RUN_DIR = "runs/default"
+IRRELEVANT_WARNINGS = (
+    "LightningCLI's args parameter",  # quickstart runs command lines
+    ".*LeafSpec.*is deprecated",
+    ".*does not have many workers",  # batches are made in less time than it takes to hand them over
+    ".*in eval mode at the start of training",  # the frozen target
+)
 PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
 
 
@@ -49,7 +55,7 @@ class AtSpeedCLI(LightningCLI):
             datamodule_class=RecommendationData,
             save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={name: PARSER_SETTINGS for name in self.subcommands()},
+            parser_kwargs=dict.fromkeys(self.subcommands(), PARSER_SETTINGS),
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -89,7 +95,12 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()  # loading takes less than two seconds
-    for message in ("LightningCLI's args parameter", ".*LeafSpec.*is deprecated", ".*does not have many workers"):
+    for message in (
+        "LightningCLI's args parameter",
+        ".*LeafSpec.*is deprecated",
+        ".*does not have many workers",
+        ".*in eval mode",
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 

@@ -55,6 +55,7 @@ def quickstart(args: list[str]) -> None:
         console.print(f"[bold]{stage}[/bold]: done in {time.perf_counter() - begin:.0f} s")
     main(["benchmark", "--config", str(configs_folder() / "benchmark.yaml"), "--out", str(options.out), *data])
     console.print(
-        f"all in {time.perf_counter() - start:.0f} s; models in {options.out}/{{{','.join(STAGES)}}}/model (Hugging Face "
-        f"format), figures in {options.out}/benchmark, curves with: tensorboard --logdir {options.out}"
+        f"all in {time.perf_counter() - start:.0f} s; models (Hugging Face format) in "
+        f"{options.out}/{{{','.join(STAGES)}}}/model, figures in {options.out}/benchmark, curves with: "
+        f"tensorboard --logdir {options.out}"
     )

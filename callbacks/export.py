@@ -1,6 +1,7 @@
 """Export of the trained model at the end of a fit."""
 
 import logging
+from typing import Any
 
 import lightning.pytorch as pl
 
@@ -23,5 +24,6 @@ class HuggingFaceExport(pl.Callback):
             raise TypeError(f"HuggingFaceExport needs a StageModule, not {type(pl_module).__name__}")
         if trainer.is_global_zero and not trainer.interrupted and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             folder = model_folder(pl_module.run_dir, pl_module.stage)
-            export(pl_module.model, pl_module.data.catalog.vocabulary, folder)
+            model: Any = pl_module.model
+            export(model, pl_module.data.catalog.vocabulary, folder)
             log.info("exported the %s to %s", pl_module.stage, folder)

@@ -6,7 +6,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 
 from atspeed.benchmark.reference import HFGenerate
 from atspeed.benchmark.report import print_table
 from atspeed.data import RecommendationData
-from atspeed.data.batches import RequestBatch, collate_requests
+from atspeed.data.batches import RequestBatch
 from atspeed.decoding import Decoded, Drafter, ItemTrie, NoDrafter, SpeculativeDecoder, StrictTopK, Verifier
 from atspeed.metrics import NDCGAtK, RecallAtK
 from atspeed.models import ModelSource
@@ -115,12 +114,10 @@ class Benchmark:
     def run(self, data: RecommendationData) -> dict[str, Any]:
         """Measure, print the table, write ``benchmark.json`` and return its content."""
         torch.set_num_threads(self.num_threads)
-        data.num_test_users = self.num_requests
+        data.num_test_users, data.batch_size = self.num_requests, self.batch_size
         data.setup("test")
         self._build(data)
-        requests = data.test_requests()
-        loader = DataLoader(requests, self.batch_size, collate_fn=partial(collate_requests, prompt=data.prompt))
-        batches = [RequestBatch(*(tensor.to(self.device) for tensor in batch)) for batch in loader]
+        batches = [RequestBatch(*(tensor.to(self.device) for tensor in batch)) for batch in data.test_dataloader()]
         rows = [row for width in self.num_beams for row in self._measure(width, batches)]
         result = {
             "environment": {**provenance(self.device), "dtype": str(self.target.dtype).removeprefix("torch.")},
@@ -131,7 +128,7 @@ class Benchmark:
                 "levels": data.catalog.num_levels,
                 "target_parameters": self.target.num_parameters(),
                 "draft_parameters": self.draft.num_parameters() if self.draft else None,
-                "requests": len(requests),
+                "requests": sum(len(batch.users) for batch in batches),
             },
             "rows": rows,
         }
@@ -143,14 +140,16 @@ class Benchmark:
         return result
 
     def _build(self, data: RecommendationData) -> None:
+        def build(source: ModelSource) -> PreTrainedModel:
+            model: Any = source.build(data.catalog.vocabulary, self.out)
+            return model.to(self.device)
+
         needs_draft = any(drafter.needs_draft for drafter in self.drafters.values())
-        sources = self.target_source, self.draft_source if needs_draft else None
-        self.target, self.draft = (
-            source.build(data.catalog.vocabulary, self.out).to(self.device) if source else None for source in sources
-        )
+        self.target = build(self.target_source)
+        self.draft = build(self.draft_source) if self.draft_source and needs_draft else None
         self.trie = ItemTrie(data.catalog.tokens).to(self.device)
         self.reference = HFGenerate(self.target, data.catalog.tokens)
-        self.items_of = defaultdict(list)
+        self.items_of: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for item, codes in enumerate(data.catalog.tokens.tolist()):
             self.items_of[tuple(codes)].append(item)
 

@@ -1,6 +1,7 @@
 """What a user would pick without atspeed: ``transformers.generate`` with a strict trie."""
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ class HFGenerate:
         lower; they are returned as they are.
         """
         length = prompts.shape[1]
-        output = self.model.generate(
+        generate: Any = self.model.generate  # typed as a tensor by transformers' mixins
+        output = generate(
             input_ids=prompts,
             attention_mask=prompt_mask.long(),
             prefix_allowed_tokens_fn=lambda _, tokens: self.allowed.get(

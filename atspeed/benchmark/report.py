@@ -27,7 +27,8 @@ def print_table(result: dict[str, Any]) -> None:
     environment, setting = result["environment"], result["setting"]
     table = Table(
         title=f"{setting['source']}, target of {setting['target_parameters'] / 1e6:.1f} M parameters, "
-        f"{setting['requests']} requests, {environment['dtype']}, {environment['device']}, {environment['threads']} threads"
+        f"{setting['requests']} requests, {environment['dtype']}, {environment['device']}, "
+        f"{environment['threads']} threads"
     )
     for name in COLUMNS:
         table.add_column(TITLES.get(name, name.replace("_", " ")), justify="left" if name == "method" else "right")

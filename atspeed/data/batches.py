@@ -87,8 +87,9 @@ class BatchedDataset(Dataset, Generic[BatchType]):
 class LengthBucketSampler(Sampler[list[int]]):
     """Batches of examples of nearly one length.
 
-    Shuffled examples are cut into pools of 50 batches, each pool is sorted by length and cut into batches of at most
-    ``max_tokens`` (padding included), and the batches are shuffled. The order depends on ``seed`` and epoch only.
+    Examples are shuffled, sorted by length (those of one length stay shuffled) and cut into batches of at most
+    ``max_tokens``, padding included; then the batches are shuffled. So every epoch has the same number of batches, of
+    the same sizes. The order depends on ``seed`` and epoch only.
 
     Args:
         lengths: tokens of each example.
@@ -125,15 +126,13 @@ class LengthBucketSampler(Sampler[list[int]]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         count = len(self.lengths)
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
-        pool = 50 * max(1, int(self.max_tokens / self.lengths.float().mean())) if self.shuffle else count
+        order = order[self.lengths[order].argsort(descending=True, stable=True)]
         batches = []
-        for part in order.split(pool):
-            part = part[self.lengths[part].argsort(descending=True, stable=True)]
-            start = 0
-            while start < len(part):  # sorted, so the first example is the longest of its batch
-                size = max(1, self.max_tokens // int(self.lengths[part[start]]))
-                batches.append(part[start : start + size].tolist())
-                start += size
+        start = 0
+        while start < count:  # sorted, so the first example is the longest of its batch
+            size = max(1, self.max_tokens // int(self.lengths[order[start]]))
+            batches.append(order[start : start + size].tolist())
+            start += size
         if self.shuffle:
             batches = [batches[place] for place in torch.randperm(len(batches), generator=generator)]
         return batches

@@ -45,8 +45,8 @@ class ItemCatalog:
                 raise ValueError(f"item {name!r} has the semantic ID {codes!r}; expected a list of one or more codes")
             if len(codes) != num_levels:
                 raise ValueError(
-                    f"item {name!r} has a semantic ID of {len(codes)} codes, item {self.names[0]!r} one of {num_levels}; "
-                    "all must have the same length"
+                    f"item {name!r} has a semantic ID of {len(codes)} codes, item {self.names[0]!r} one of "
+                    f"{num_levels}; all must have the same length"
                 )
         self.vocabulary = Vocabulary(sorted({code for codes in self._sids for code in codes}, key=_natural_key))
         self.tokens = torch.tensor([[self.vocabulary.token(code) for code in codes] for codes in self._sids])

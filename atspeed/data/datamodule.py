@@ -2,10 +2,10 @@
 
 import logging
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from atspeed.data.batches import (
     BatchedDataset,
@@ -128,9 +128,8 @@ class RecommendationData(pl.LightningDataModule):
         return self._request_loader(requests)
 
     def _request_loader(self, requests: list[RequestExample]) -> DataLoader:
-        return DataLoader(
-            requests, batch_size=self.batch_size, collate_fn=partial(collate_requests, prompt=self.prompt)
-        )
+        dataset = cast(Dataset[RequestExample], requests)  # a list does all that a map-style data set must
+        return DataLoader(dataset, batch_size=self.batch_size, collate_fn=partial(collate_requests, prompt=self.prompt))
 
     def _fit_loader(self, examples: list, shuffle: bool) -> DataLoader:
         collate = collate_sequences if self.examples == "sequences" else collate_requests

@@ -164,7 +164,7 @@ class PrefixScorer:
         return torch.nn.functional.pad(causal & self.prompt_mask[:, None], (0, num_slots))
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, keep: int) -> Tensor:
-        """One model call; ``mask`` ``[B, Q, P + S]`` is True where to look. Returns the last ``keep`` positions' logits."""
+        """Return the last ``keep`` positions' logits of one model call; ``mask`` ``[B, Q, P + S]``, True: looks at."""
         dtype = self.model.dtype
         bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
         output = self.model(
@@ -178,7 +178,7 @@ class PrefixScorer:
         return output.logits
 
     def _children_log_probs(self, nodes: Tensor, logits: Tensor, width: int) -> Tensor:
-        """Return ``[B, T, width]`` log-probabilities of the children of ``nodes`` ``[B, T]`` from logits ``[B, T, V]``."""
+        """Return the log-probabilities of children of ``nodes`` ``[B, T]``, ``[B, T, width]``; logits ``[B, T, V]``."""
         logits = logits.float()
         children, mask = self.trie.children(nodes, width)
         child_logits = logits.gather(2, self.trie.token[children])
@@ -194,6 +194,6 @@ def _check_window(model: PreTrainedModel, length: int) -> None:
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True) and length > window:
         raise ValueError(
-            f"the model's sliding_window is {window}, but a prompt and a semantic ID take {length} tokens: tree attention "
-            "needs the whole prompt in view; shorten the history (data.max_history)"
+            f"the model's sliding_window is {window}, but a prompt and a semantic ID take {length} tokens: tree "
+            "attention needs the whole prompt in view; shorten the history (data.max_history)"
         )

@@ -84,19 +84,16 @@ class Checkpoint(ModelSource):
                 "the model was exported for another catalog. Choose the run folder of this catalog, or set "
                 "new_vocabulary to keep the body of the model and train fresh embeddings"
             )
-        model = AutoModelForCausalLM.from_pretrained(self.path, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(self.path, dtype=torch.float32)
         if self.new_vocabulary:
             model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
             for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
                 torch.nn.init.normal_(embeddings.weight, std=0.02)
-            model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id = BOS, None, PAD
-            model.generation_config.bos_token_id = BOS
-            model.generation_config.eos_token_id = None
-            model.generation_config.pad_token_id = PAD
-        if model.config.get_text_config().vocab_size != len(vocabulary):
-            raise ValueError(
-                f"{self.path} scores {model.config.get_text_config().vocab_size} tokens, the catalog has {len(vocabulary)}"
-            )
+            for config in (model.config, model.generation_config):
+                config.bos_token_id, config.eos_token_id, config.pad_token_id = BOS, None, PAD
+        scored = model.config.get_text_config().vocab_size
+        if scored != len(vocabulary):
+            raise ValueError(f"{self.path} scores {scored} tokens, the catalog has {len(vocabulary)}")
         return model.eval()
 
 

@@ -1,10 +1,9 @@
 """Training a draft to agree with a frozen target."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
 from atspeed.data import RequestBatch
 from atspeed.decoding import ROOT, ItemTrie, PrefixScorer, StrictTopK, TrieDrafter, search

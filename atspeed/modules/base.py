@@ -42,7 +42,7 @@ class StageModule(pl.LightningModule):
         room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and room < self.data.max_prompt_tokens:
             raise ValueError(
-                f"data.max_history is {self.data.max_history}: prompts of up to {self.data.max_prompt_tokens} tokens, but "
-                f"the model has max_position_embeddings {room}; shorten the history or enlarge the model"
+                f"data.max_history is {self.data.max_history}: prompts of up to {self.data.max_prompt_tokens} tokens, "
+                f"but the model has max_position_embeddings {room}; shorten the history or enlarge the model"
             )
         return model

@@ -1,12 +1,12 @@
 """The inference module: top-K items by speculative beam decoding, tested and predicted."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from atspeed.data import RequestBatch
 from atspeed.decoding import Decoded, Drafter, ItemTrie, SpeculativeDecoder, Verifier
@@ -15,6 +15,8 @@ from atspeed.metrics import NDCGAtK, RecallAtK
 from atspeed.metrics.baselines import TransitionCounts, recommend_popular
 from atspeed.models import ModelSource
 from atspeed.modules.base import StageModule
+
+RANKING_METRICS: dict[str, Callable[[int], Metric | MetricCollection]] = {"recall": RecallAtK, "ndcg": NDCGAtK}
 
 
 class Recommender(StageModule):
@@ -61,16 +63,16 @@ class Recommender(StageModule):
         self.verifier = verifier
         self.num_beams = num_beams
         self.normalize = normalize
-        self.ranking = torch.nn.ModuleDict()
-        for k in metrics_at:
-            self.ranking[f"recall@{k}"] = RecallAtK(k)
-            self.ranking[f"ndcg@{k}"] = NDCGAtK(k)
-        self.baseline_k = max(metrics_at)
-        self.baselines = torch.nn.ModuleDict(
-            {f"{name}_recall@{self.baseline_k}": RecallAtK(self.baseline_k) for name in ("popularity", "transitions")}
+        self.ranking = MetricCollection(
+            {f"{name}@{k}": metric(k) for name, metric in RANKING_METRICS.items() for k in metrics_at},
+            prefix="test/",
+            compute_groups=False,
         )
-        counts = ("target_calls", "draft_calls", "accepted_levels", "acceptance_rate")
-        self.speculation = torch.nn.ModuleDict({name: MeanMetric() for name in counts})
+        self.baseline_k = max(metrics_at)
+        self.popularity_recall, self.transitions_recall = RecallAtK(self.baseline_k), RecallAtK(self.baseline_k)
+        self.target_calls, self.draft_calls, self.accepted_levels, self.acceptance_rate = (
+            MeanMetric() for _ in range(4)
+        )
         self.decode_seconds = 0.0
 
     def configure_model(self) -> None:
@@ -106,25 +108,31 @@ class Recommender(StageModule):
     def test_step(self, batch: RequestBatch, batch_idx: int) -> None:
         """Decode a batch and update the metrics."""
         decoded = self.recommend(batch, self.main_decoder)
-        items = self.trie.concatenated_items(decoded.leaves, self.num_beams)
-        for metric in self.ranking.values():
-            metric.update(items, batch.truth)
-        self.speculation["target_calls"].update(decoded.target_calls)
-        self.speculation["draft_calls"].update(decoded.draft_calls)
-        self.speculation["accepted_levels"].update(decoded.accepted_levels / decoded.target_calls, decoded.target_calls)
-        drafted = decoded.drafted_levels
-        self.speculation["acceptance_rate"].update(decoded.accepted_levels / drafted.clamp(min=1), drafted)
+        self.ranking.update(self.trie.concatenated_items(decoded.leaves, self.num_beams), batch.truth)
+        accepted, drafted = decoded.accepted_levels, decoded.drafted_levels
+        self.target_calls.update(decoded.target_calls)
+        self.draft_calls.update(decoded.draft_calls)
+        self.accepted_levels.update(accepted / decoded.target_calls, weight=decoded.target_calls)
+        self.acceptance_rate.update(accepted / drafted.clamp(min=1), weight=drafted)
         self._update_baselines(batch)
-        for name, metric in [*self.ranking.items(), *self.speculation.items(), *self.baselines.items()]:
-            self.log(f"test/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch.users))
+        epoch: dict[str, Any] = {
+            **dict(self.ranking.items()),
+            f"test/popularity_recall@{self.baseline_k}": self.popularity_recall,
+            f"test/transitions_recall@{self.baseline_k}": self.transitions_recall,
+            "test/target_calls": self.target_calls,
+            "test/draft_calls": self.draft_calls,
+            "test/accepted_levels": self.accepted_levels,
+            "test/acceptance_rate": self.acceptance_rate,
+        }
+        self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=len(batch.users))
 
     def _update_baselines(self, batch: RequestBatch) -> None:
-        data = self.data.interactions
-        histories = [data.train[user] + data.valid[user] for user in batch.users.tolist()]
-        followers = [self.transitions.recommend(history, self.baseline_k) for history in histories]
-        popular = self.popular.expand(len(histories), -1)
-        for (name, metric), items in zip(self.baselines.items(), (popular, torch.stack(followers)), strict=True):
-            metric.update(items.to(batch.truth.device), batch.truth)
+        data, k = self.data.interactions, self.baseline_k
+        followers = [
+            self.transitions.recommend(data.train[user] + data.valid[user], k) for user in batch.users.tolist()
+        ]
+        self.popularity_recall.update(self.popular.expand(len(followers), -1).to(self.device), batch.truth)
+        self.transitions_recall.update(torch.stack(followers).to(self.device), batch.truth)
 
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Return one record a request: user, and per semantic ID its items (as the data names them) and score."""

@@ -1,0 +1,115 @@
+import logging
+
+import pytest
+import torch
+
+from atspeed.decoding import Drafter, ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
+from atspeed.decoding.beams import Beams, select_top
+from atspeed.decoding.scorer import PrefixScorer
+from tests.decoding.tiny import random_prompts, random_sids, tiny_model
+
+VOCAB_SIZE = 40
+SIDS = random_sids(torch.Generator().manual_seed(0), 300, [6, 8, 8, 8])
+TRIE = ItemTrie(SIDS)
+PROMPTS, MASK = random_prompts(torch.Generator().manual_seed(1), [9, 4, 6], VOCAB_SIZE)
+TARGET, OTHER = tiny_model("llama", VOCAB_SIZE), tiny_model("llama", VOCAB_SIZE, seed=1)
+
+
+def test_plain_search_needs_a_call_a_level() -> None:
+    decoded = SpeculativeDecoder(TARGET, TRIE, NoDrafter())(PROMPTS, MASK, 5)
+    assert decoded.target_calls.tolist() == [4, 4, 4]
+    assert decoded.accepted_levels.tolist() == decoded.drafted_levels.tolist() == [0, 0, 0]
+
+
+def test_a_perfect_draft_needs_one_target_call() -> None:
+    decoded = SpeculativeDecoder(TARGET, TRIE, ModelDrafter(draft_beams=5, gamma=3), draft=TARGET)(PROMPTS, MASK, 5)
+    assert decoded.target_calls.tolist() == [1, 1, 1]
+    assert decoded.draft_calls.tolist() == [3, 3, 3]
+    assert decoded.accepted_levels.tolist() == decoded.drafted_levels.tolist() == [3, 3, 3]
+
+
+def test_a_trie_that_fits_the_budget_needs_one_target_call() -> None:
+    decoded = SpeculativeDecoder(TARGET, TRIE, TrieDrafter(max_nodes=TRIE.num_nodes))(PROMPTS, MASK, 5)
+    assert decoded.target_calls.tolist() == [1, 1, 1]
+
+
+def test_a_narrow_draft_is_rejected_and_costs_no_more_than_plain() -> None:
+    decoded = SpeculativeDecoder(TARGET, TRIE, ModelDrafter(draft_beams=2, gamma=3), draft=OTHER)(PROMPTS, MASK, 10)
+    assert (decoded.target_calls <= 4).all()
+    assert (decoded.accepted_levels < decoded.drafted_levels).all()
+    assert (decoded.accepted_levels + decoded.target_calls == 4).all(), "each level came with a call or was accepted"
+
+
+class WrongDrafter(Drafter):
+    """Proposes nodes at random, with and without their ancestors, again and again."""
+
+    def propose(self, beams: Beams | None, trie: ItemTrie, draft: PrefixScorer | None, batch_size: int) -> torch.Tensor:
+        return torch.randint(0, trie.num_nodes, (batch_size, 30), generator=torch.Generator().manual_seed(2))
+
+
+def test_answers_are_the_same_alone_in_a_batch_and_with_any_drafter() -> None:
+    plain = SpeculativeDecoder(TARGET, TRIE, NoDrafter())
+    expected = [
+        plain(PROMPTS[row : row + 1, -length:], MASK[row : row + 1, -length:], 8)
+        for row, length in enumerate([9, 4, 6])
+    ]
+    for drafter in (
+        NoDrafter(),
+        TrieDrafter(20),
+        TrieDrafter(),
+        WrongDrafter(),
+        ModelDrafter(3, 2),
+        ModelDrafter(100, 3),
+    ):
+        decoded = SpeculativeDecoder(TARGET, TRIE, drafter, draft=OTHER)(PROMPTS, MASK, 8)
+        for row in range(3):
+            assert decoded.leaves[row].tolist() == expected[row].leaves[0].tolist()
+            torch.testing.assert_close(decoded.scores[row], expected[row].scores[0], atol=1e-5, rtol=0)
+
+
+def test_requests_that_are_done_leave_the_others_going_on() -> None:
+    calls = SpeculativeDecoder(TARGET, TRIE, ModelDrafter(draft_beams=9, gamma=3), draft=OTHER)(
+        PROMPTS, MASK, 2
+    ).target_calls
+    assert len(set(calls.tolist())) > 1, "the case must have requests of different speed"
+
+
+def test_more_beams_than_semantic_ids_give_all_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    trie = ItemTrie(SIDS[:5])
+    with caplog.at_level(logging.INFO):
+        decoded = SpeculativeDecoder(TARGET, trie, TrieDrafter())(PROMPTS, MASK, 50)
+    assert decoded.leaves.sort().values.tolist() == [list(range(trie.depth_start[-2], trie.num_nodes))] * 3
+    assert f"num_beams is 50, the catalog has {trie.num_leaves} semantic IDs: all are returned" in caplog.text
+
+
+@pytest.mark.parametrize("sids", [torch.tensor([[5, 6, 7]]), torch.tensor([[5], [6], [5]])])
+def test_single_item_and_single_level_catalogs(sids: torch.Tensor) -> None:
+    for drafter in (NoDrafter(), TrieDrafter(), ModelDrafter(4, 2)):
+        decoded = SpeculativeDecoder(TARGET, ItemTrie(sids), drafter, draft=OTHER)(PROMPTS, MASK, 3)
+        assert decoded.leaves.shape == (3, len(sids.unique(dim=0)))
+
+
+def test_ties_go_to_the_smaller_node() -> None:
+    beams = select_top(torch.tensor([[4, 5, 6, 7]]), torch.tensor([[-1.0, -0.5, -1.0, -1.0]]), 3)
+    assert beams.nodes.tolist() == [[5, 4, 6]]
+
+
+def test_padding_stays_the_root() -> None:
+    beams = select_top(torch.tensor([[4, 5]]), torch.tensor([[-1.0, -torch.inf]]), 3)
+    assert beams.nodes.tolist() == [[4, 0, 0]]
+    assert beams.scores.tolist() == [[-1.0, -torch.inf, -torch.inf]]
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="num_beams is 0; expected 1 or more"):
+        SpeculativeDecoder(TARGET, TRIE, NoDrafter())(PROMPTS, MASK, 0)
+    with pytest.raises(ValueError, match="ModelDrafter needs a draft model"):
+        SpeculativeDecoder(TARGET, TRIE, ModelDrafter())
+    with pytest.raises(ValueError, match="the draft scores 12 tokens, the target 40"):
+        SpeculativeDecoder(TARGET, TRIE, ModelDrafter(), draft=tiny_model("gpt2", 12))
+    with pytest.raises(ValueError, match="max_nodes is 0"):
+        TrieDrafter(0)
+    with pytest.raises(ValueError, match="draft_beams is 0"):
+        ModelDrafter(draft_beams=0)
+    with pytest.raises(ValueError, match="gamma is 0"):
+        ModelDrafter(gamma=0)

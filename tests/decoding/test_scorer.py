@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from atspeed.decoding import ROOT, ItemTrie, PrefixScorer
+from tests.decoding.tiny import FAMILIES, random_prompts, random_sids, tiny_model
+
+VOCAB_SIZE = 12
+SIDS = random_sids(torch.Generator().manual_seed(0), 40, [5, 4, 6])
+TRIE = ItemTrie(SIDS)
+PROMPTS, MASK = random_prompts(torch.Generator().manual_seed(1), [7, 3], VOCAB_SIZE)
+LEAVES = TRIE.leaves(torch.tensor([0, 11]))
+
+
+def scorer(family: str = "llama", normalize: str = "vocabulary") -> PrefixScorer:
+    return PrefixScorer(tiny_model(family, VOCAB_SIZE), TRIE, PROMPTS, MASK, normalize)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def unpadded_log_probs(family: str, row: int) -> torch.Tensor:
+    """Log-probabilities of the codes of ``LEAVES[row]`` by one plain forward pass without any padding or tree."""
+    codes = TRIE.token[TRIE.path(LEAVES[row]).flip(-1)]
+    prompt = PROMPTS[row][MASK[row]]
+    logits = tiny_model(family, VOCAB_SIZE)(torch.cat([prompt, codes])[None]).logits[0]
+    return logits[len(prompt) - 1 : -1].log_softmax(-1).gather(1, codes[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_log_probs_equal_a_plain_forward_pass_in_whatever_order_nodes_come(family: str) -> None:
+    prefixes = TRIE.path(LEAVES)[:, 1:]  # depth 2, depth 1
+    others = torch.arange(1, 9).expand(2, -1)
+    expected = torch.stack([unpadded_log_probs(family, row) for row in range(2)])
+    at_once, step_by_step, with_others = scorer(family), scorer(family), scorer(family)
+    at_once.score(prefixes)
+    for nodes in (prefixes[:, :0], prefixes[:, 1:], prefixes[:, :1]):
+        step_by_step.score(nodes)
+    with_others.score(torch.cat([others, prefixes], 1))
+    for scored, calls in ((at_once, 1), (step_by_step, 3), (with_others, 1)):
+        torch.testing.assert_close(scored.path_log_probs(LEAVES), expected, atol=1e-5, rtol=1e-5)
+        assert scored.calls.tolist() == [calls, calls]
+
+
+@torch.no_grad()
+def test_nothing_is_scored_twice() -> None:
+    scored = scorer()
+    nodes = torch.tensor([[1, 2, 1, ROOT], [3, 3, 3, 3]])
+    scored.score(nodes)
+    assert [sorted(row) for row in scored.nodes.tolist()] == [[1, 2], [-1, 3]]
+    scored.score(nodes)
+    scored.score(TRIE.leaves(torch.tensor([[0], [1]])))  # leaves have no children to score
+    assert scored.calls.tolist() == [1, 1]
+    assert scored.nodes.shape == (2, 2)
+
+
+@torch.no_grad()
+def test_a_node_without_its_ancestors_is_not_scored() -> None:
+    scored = scorer()
+    deep = TRIE.path(LEAVES)[:, 1:2]
+    scored.score(deep)
+    assert not scored.is_scored(deep).any()
+    assert (scored.children(deep)[1] == -torch.inf).all()
+
+
+@torch.no_grad()
+def test_allowed_normalisation_sums_to_one_over_the_children() -> None:
+    scored = scorer(normalize="allowed")
+    nodes = torch.tensor([[1, 2], [2, 3]])
+    scored.score(nodes)
+    for log_probs in (scored.root_children()[1], scored.children(nodes)[1]):
+        torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(log_probs.shape[:-1]))
+
+
+@torch.no_grad()
+def test_requests_can_leave() -> None:
+    scored, alone = scorer(), scorer()
+    nodes = TRIE.path(LEAVES)[:, 1:]
+    scored.score(nodes[:, 1:])
+    scored.keep(torch.tensor([1]))
+    scored.score(nodes[1:, :1])
+    alone.score(nodes)
+    torch.testing.assert_close(
+        scored.path_log_probs(LEAVES[1:]), alone.path_log_probs(LEAVES)[1:], atol=1e-5, rtol=1e-5
+    )
+
+
+def test_gradients_flow_through_the_packed_tree() -> None:
+    model = tiny_model("llama", VOCAB_SIZE, seed=5)
+    scored = PrefixScorer(model, TRIE, PROMPTS, MASK)
+    scored.score(TRIE.path(LEAVES)[:, 1:])
+    packed = torch.autograd.grad(scored.path_log_probs(LEAVES).sum(), list(model.parameters()))
+    total = torch.zeros(())
+    for row in range(2):
+        codes = TRIE.token[TRIE.path(LEAVES[row]).flip(-1)]
+        prompt = PROMPTS[row][MASK[row]]
+        logits = model(torch.cat([prompt, codes])[None]).logits[0, len(prompt) - 1 : -1]
+        total = total + logits.log_softmax(-1).gather(1, codes[:, None]).sum()
+    for ours, plain in zip(packed, torch.autograd.grad(total, list(model.parameters())), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_a_window_shorter_than_the_prompt_is_refused() -> None:
+    prompts, mask = random_prompts(torch.Generator().manual_seed(1), [38], VOCAB_SIZE)
+    with pytest.raises(ValueError, match=r"sliding_window is 40, but a prompt and a semantic ID take 41 tokens"):
+        PrefixScorer(tiny_model("mistral", VOCAB_SIZE), TRIE, prompts, mask)
+
+
+def test_root_children_need_a_score() -> None:
+    with pytest.raises(RuntimeError, match="score"):
+        scorer().root_children()

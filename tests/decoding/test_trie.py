@@ -1,0 +1,73 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atspeed.decoding import ROOT, ItemTrie
+
+
+def prefixes_of(sids: list[list[int]]) -> list[tuple[int, ...]]:
+    """All prefixes, breadth-first, in the order of their codes: node numbers by definition."""
+    found = {tuple(codes[:depth]) for codes in sids for depth in range(len(codes) + 1)}
+    return sorted(found, key=lambda prefix: (len(prefix), prefix))
+
+
+semantic_ids = st.integers(1, 5).flatmap(
+    lambda levels: st.lists(st.lists(st.integers(3, 8), min_size=levels, max_size=levels), min_size=1, max_size=40)
+)
+
+
+@settings(deadline=None)
+@given(semantic_ids)
+def test_arrays_describe_the_prefix_tree(sids: list[list[int]]) -> None:
+    trie = ItemTrie(torch.tensor(sids))
+    prefixes = prefixes_of(sids)
+    node = {prefix: number for number, prefix in enumerate(prefixes)}
+    assert trie.num_nodes == len(prefixes)
+    for prefix, number in node.items():
+        children = [child for other, child in node.items() if other[:-1] == prefix and len(other) == len(prefix) + 1]
+        assert list(range(int(trie.first_child[number]), int(trie.first_child[number + 1]))) == children
+        if prefix:
+            assert int(trie.token[number]) == prefix[-1]
+            assert int(trie.parent[number]) == node[prefix[:-1]]
+    every = torch.arange(trie.num_nodes)
+    assert trie.depth(every).tolist() == [len(prefix) for prefix in prefixes]
+    leaves = trie.leaves(torch.arange(len(sids)))
+    assert [prefixes[leaf] for leaf in leaves.tolist()] == [tuple(codes) for codes in sids]
+    widths = [0] * len(sids[0])
+    for prefix in prefixes[: trie.depth_start[-2]]:
+        widths[len(prefix)] = max(widths[len(prefix)], int(trie.num_children(torch.tensor(node[prefix]))))
+    assert trie.max_children == widths
+    items = trie.concatenated_items(torch.arange(trie.depth_start[-2], trie.num_nodes)[None], limit=1000)[0].tolist()
+    assert sorted(items) == list(range(len(sids)))
+
+
+TRIE = ItemTrie(torch.tensor([[3, 5], [3, 6], [4, 5], [3, 6]]))
+
+
+def test_children_are_padded_with_the_root() -> None:
+    children, mask = TRIE.children(torch.tensor([[1, 2]]), width=2)
+    assert children.tolist() == [[[3, 4], [5, ROOT]]]
+    assert mask.tolist() == [[[True, True], [True, False]]]
+
+
+def test_concatenated_children_follow_their_parents_and_are_cut() -> None:
+    assert TRIE.concatenated_children(torch.tensor([[2, 1], [1, ROOT]]), limit=9).tolist() == [[5, 3, 4], [3, 4, ROOT]]
+    assert TRIE.concatenated_children(torch.tensor([[2, 1], [1, ROOT]]), limit=2).tolist() == [[5, 3], [3, 4]]
+
+
+def test_colliding_items_stand_side_by_side() -> None:
+    assert TRIE.concatenated_items(torch.tensor([[5, 4, 3], [3, ROOT, ROOT]]), limit=3).tolist() == [
+        [2, 1, 3],
+        [0, -1, -1],
+    ]
+
+
+def test_path_goes_up_to_the_root() -> None:
+    assert TRIE.path(torch.tensor([4, 1, ROOT])).tolist() == [[4, 1], [1, ROOT], [ROOT, ROOT]]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (4,)])
+def test_empty_sids_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="semantic IDs have the shape"):
+        ItemTrie(torch.zeros(shape, dtype=torch.long))

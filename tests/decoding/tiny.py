@@ -1,0 +1,59 @@
+"""Random tiny models, tries and prompts for the tests of decoding."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+LLAMA_LIKE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+FAMILIES = {
+    "llama": LLAMA_LIKE,
+    "mistral": {**LLAMA_LIKE, "sliding_window": 40},
+    "qwen2": LLAMA_LIKE,
+    "qwen3": {**LLAMA_LIKE, "head_dim": 8},
+    "gemma2": {**LLAMA_LIKE, "head_dim": 8, "sliding_window": 40},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "gpt_neox": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    },
+}
+_models: dict[tuple[str, int, int], PreTrainedModel] = {}
+
+
+def tiny_model(family: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
+    """A random model with peaked, irregular distributions; made once."""
+    key = (family, vocab_size, seed)
+    if key not in _models:
+        special = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}
+        config = AutoConfig.for_model(family, vocab_size=vocab_size, **special, **FAMILIES[family])
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+            with torch.no_grad():
+                model.get_output_embeddings().weight.normal_(std=0.6)
+        _models[key] = model
+    return _models[key]
+
+
+def random_sids(generator: torch.Generator, num_items: int, num_codes: list[int]) -> torch.Tensor:
+    """Random semantic IDs with collisions and single-child chains; the levels share their tokens."""
+    return torch.stack([torch.randint(3, 3 + codes, (num_items,), generator=generator) for codes in num_codes], dim=1)
+
+
+def random_prompts(
+    generator: torch.Generator, lengths: list[int], vocab_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Left-padded prompts of the given lengths, and their mask."""
+    longest = max(lengths)
+    mask = torch.arange(longest) >= longest - torch.tensor(lengths)[:, None]
+    tokens = torch.randint(1, vocab_size, mask.shape, generator=generator)
+    return tokens.masked_fill(~mask, 0), mask

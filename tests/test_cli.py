@@ -1,0 +1,152 @@
+"""The command line, end to end, in processes of its own."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from atspeed.quickstart import configs_folder
+
+CONFIGS = configs_folder()
+SMALL_DATA = ["--data.source", "EmbeddedCatalog", "--data.source.num_users", "80", "--data.source.num_items", "140"]
+SMALL_MODEL = ["--model.network.config.hidden_size", "48", "--model.network.config.num_hidden_layers", "1"]
+COLUMNS = {
+    "method",
+    "verification",
+    "num_beams",
+    "batch_size",
+    "requests",
+    "latency_ms",
+    "speedup_vs_hf",
+    "speedup_vs_plain",
+    "target_calls",
+    "accepted_levels",
+    "acceptance_rate",
+    "identical_to_hf",
+    "max_score_gap",
+    "recall",
+    "ndcg",
+}
+
+
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "atspeed", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+    return done
+
+
+def fit_arguments(stage: str, run_dir: Path, *more: str) -> list[str]:
+    config = str(CONFIGS / f"{stage}.yaml")
+    return ["fit", "--config", config, "--trainer.default_root_dir", str(run_dir), *SMALL_DATA, *more]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with all three models, trained by the command line."""
+    folder = tmp_path_factory.mktemp("run")
+    for stage in ("target", "draft"):
+        run(*fit_arguments(stage, folder, "--trainer.max_epochs", "2", *SMALL_MODEL))
+    run(*fit_arguments("strict", folder))
+    return folder
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_stages_export_models_and_record_themselves(run_dir: Path) -> None:
+    for stage in ("target", "draft", "strict"):
+        AutoModelForCausalLM.from_pretrained(run_dir / stage / "model")
+        record = json.loads((run_dir / stage / "run.json").read_text())
+        assert record["command"][1] == "fit"
+        assert record["versions"]["torch"]
+        assert "num_users: 80" in (run_dir / stage / "config.yaml").read_text()
+        assert list((run_dir / stage).glob("events.out.tfevents.*"))
+        assert (run_dir / stage / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_test_prints_recall_beside_the_baselines(run_dir: Path) -> None:
+    settings = ["--config", str(CONFIGS / "recommend.yaml"), "--trainer.default_root_dir", str(run_dir)]
+    output = run("test", *settings, *SMALL_DATA).stdout
+    names = "recall@20", "ndcg@20", "popularity_recall@20", "transitions_recall@20", "target_calls", "speedup"
+    for name in names:
+        assert f"test/{name}" in output
+    run("predict", *settings, *SMALL_DATA)
+    assert len((run_dir / "recommend" / "predictions-0.jsonl").read_text().splitlines()) == 80
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path) -> None:
+    settings = ["--config", str(CONFIGS / "benchmark.yaml"), "--out", str(run_dir), "--num_requests", "8"]
+    output = run("benchmark", *settings, *SMALL_DATA).stdout
+    assert "hf_generate" in output
+    result = json.loads((run_dir / "benchmark" / "benchmark.json").read_text())
+    assert set(result) == {"environment", "setting", "rows"}
+    assert {"versions", "device", "threads", "dtype", "commit"} <= set(result["environment"])
+    assert len(result["rows"]) == 16
+    for row in result["rows"]:
+        assert set(row) == COLUMNS
+        assert row["identical_to_hf"] == 1
+        assert row["max_score_gap"] < 1e-4
+        assert row["requests"] == 8
+        calls = {"hf_generate": None, "plain": 4, "trie": 2}
+        if row["method"] in calls:
+            assert row["target_calls"] == calls[row["method"]]
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_quickstart_passes_over_finished_stages(run_dir: Path) -> None:
+    before = (run_dir / "target" / "model" / "model.safetensors").stat().st_mtime
+    output = run("quickstart", "--out", str(run_dir), *SMALL_DATA).stdout
+    assert output.count("passed over") == 3
+    assert "benchmark.json" in output
+    assert (run_dir / "target" / "model" / "model.safetensors").stat().st_mtime == before
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_killed_fit_goes_on_with_ckpt_path_last(tmp_path: Path) -> None:
+    arguments = fit_arguments("target", tmp_path, *SMALL_MODEL, "--trainer.max_epochs")
+    process = subprocess.Popen([sys.executable, "-m", "atspeed", *arguments, "1000"], stdout=subprocess.DEVNULL)
+    last = tmp_path / "target" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(0.5)  # the checkpoint is being written
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "target" / "model").exists()
+    run(*arguments, "1000", "--ckpt_path", "last", "--trainer.max_steps", "60")
+    assert (tmp_path / "target" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--config", str(CONFIGS / "strict.yaml")], "python -m atspeed fit --config configs/target.yaml"),
+        (["benchmark", "--config", str(CONFIGS / "benchmark.yaml"), "--num_beams", "[0]"], "num_beams[0] is 0"),
+        (["fit", "--config", str(CONFIGS / "target.yaml"), "--data.source.root", "x"], "root"),
+        (["quickstart", "--epochs", "3"], "only --out and --data"),
+    ],
+)
+def test_bad_input_gets_a_clear_error(arguments: list[str], message: str, tmp_path: Path) -> None:
+    run_dir = {"fit": "--trainer.default_root_dir", "benchmark": "--out", "quickstart": "--out"}[arguments[0]]
+    done = run(*arguments, run_dir, str(tmp_path), check=False)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+
+
+def test_help_lists_the_commands() -> None:
+    output = run("--help").stdout
+    for command in ("fit", "test", "predict", "benchmark", "quickstart"):
+        assert command in output
