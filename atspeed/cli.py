@@ -55,7 +55,11 @@ class AtSpeedCLI(LightningCLI):
             datamodule_class=RecommendationData,
             save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs=dict.fromkeys(self.subcommands(), PARSER_SETTINGS),
+            parser_kwargs={
+                "description": "Fine-tuning, alignment and inference are Trainer runs (LightningCLI); "
+                "further commands: benchmark, quickstart (see their --help).",
+                **dict.fromkeys(self.subcommands(), PARSER_SETTINGS),
+            },
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -79,11 +83,10 @@ def run_benchmark(args: list[str]) -> None:
     parser.add_argument("--config", action="config", help="a YAML file, such as configs/benchmark.yaml")
     parser.add_class_arguments(Benchmark, None)
     parser.add_class_arguments(RecommendationData, "data")
-    config = parser.parse_args(args)
-    objects = parser.instantiate_classes(config)
+    objects = parser.instantiate_classes(parser.parse_args(args)).as_dict()
+    objects.pop("config")
     data = objects.pop("data")
-    objects.pop("config", None)
-    Benchmark(**objects.as_dict() if isinstance(objects, Namespace) else objects).run(data)
+    Benchmark(**objects).run(data)
 
 
 COMMANDS = {"benchmark": run_benchmark, "quickstart": quickstart}
@@ -95,12 +98,7 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()  # loading takes less than two seconds
-    for message in (
-        "LightningCLI's args parameter",
-        ".*LeafSpec.*is deprecated",
-        ".*does not have many workers",
-        ".*in eval mode",
-    ):
+    for message in IRRELEVANT_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
 

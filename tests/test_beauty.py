@@ -26,9 +26,8 @@ def test_strict_answers_on_beauty(beauty: Path, num_beams: int) -> None:
     for batch in data.test_dataloader():
         expected_tokens, expected_scores = reference(batch.prompts, batch.prompt_mask, num_beams)
         for drafter, calls in ((NoDrafter(), 4), (TrieDrafter(), 2), (ModelDrafter(), None)):
-            decoded = SpeculativeDecoder(target, trie, drafter, draft=draft)(
-                batch.prompts, batch.prompt_mask, num_beams
-            )
+            decoder = SpeculativeDecoder(target, trie, drafter, draft=draft)
+            decoded = decoder(batch.prompts, batch.prompt_mask, num_beams)
             assert trie.token[trie.path(decoded.leaves).flip(-1)].equal(expected_tokens)
             torch.testing.assert_close(decoded.scores, expected_scores, atol=1e-4, rtol=0)
             if calls:
