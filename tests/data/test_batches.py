@@ -78,7 +78,7 @@ def test_processes_share_out_the_batches_and_take_equally_many() -> None:
 
 
 def test_an_example_longer_than_the_budget_is_a_batch_alone() -> None:
-    assert sorted(LengthBucketSampler([50, 5, 5], 20, shuffle=True)) == [[0], [1, 2]]
+    assert sorted(map(sorted, LengthBucketSampler([50, 5, 5], 20, shuffle=True))) == [[0], [1, 2]]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
