@@ -1,6 +1,7 @@
 """The command line, end to end, in processes of its own."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -111,6 +112,18 @@ def test_quickstart_passes_over_finished_stages(run_dir: Path) -> None:
     assert output.count("passed over") == 3
     assert "benchmark.json" in output
     assert (run_dir / "target" / "model" / "model.safetensors").stat().st_mtime == before
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_readmes_python_example_runs(run_dir: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (CONFIGS.parent / "README.md").read_text(), re.DOTALL)
+    assert "runs/quickstart" in code
+    assert "EmbeddedCatalog()" in code
+    code = code.replace("runs/quickstart", str(run_dir)).replace("EmbeddedCatalog()", "EmbeddedCatalog(40, 140)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 10
 
 
 @pytest.mark.e2e

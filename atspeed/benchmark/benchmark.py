@@ -2,11 +2,8 @@
 
 import copy
 import json
-import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +13,17 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.benchmark.measurement import Answer, Measurement, answers_of
 from atspeed.benchmark.reference import HFGenerate
 from atspeed.benchmark.report import print_table
 from atspeed.data import RecommendationData
 from atspeed.data.batches import RequestBatch
 from atspeed.decoding import Decoded, Drafter, ItemTrie, NoDrafter, SpeculativeDecoder, StrictTopK, Verifier
-from atspeed.metrics import NDCGAtK, RecallAtK
 from atspeed.models import ModelSource, pack_linears
 from atspeed.provenance import provenance
 
 Method = Callable[[RequestBatch, int], tuple[Tensor, Tensor, Decoded | None]]
 """Batch and beam width → codes ``[B, K, L]``, scores ``[B, K]``, and what speculation did, if any."""
-
-LOWEST_SCORE = -1e8  # below: what ``generate`` fills up with where the catalog has fewer semantic IDs than beams
-
-
-@dataclass
-class _Measured:
-    """What one method did at one beam width."""
-
-    seconds: list[float] = field(default_factory=list)
-    identical: list[bool] = field(default_factory=list)
-    score_gaps: list[float] = field(default_factory=list)
-    target_calls: int = 0
-    accepted_levels: int = 0
-    drafted_levels: int = 0
-
-    def compare(self, codes: Tensor, scores: Tensor, expected_codes: Tensor, expected_scores: Tensor) -> None:
-        """Compare answers of a batch with those of ``generate``."""
-        for answer, expected in zip(
-            zip(codes.tolist(), scores, strict=True),
-            zip(expected_codes.tolist(), expected_scores, strict=True),
-            strict=True,
-        ):
-            (ours, our_scores), (theirs, their_scores) = answer, expected
-            count, expected_count = int((our_scores > LOWEST_SCORE).sum()), int((their_scores > LOWEST_SCORE).sum())
-            self.identical.append(ours[:count] == theirs[:expected_count])
-            common = min(count, expected_count)
-            self.score_gaps.append(float((our_scores[:common] - their_scores[:common]).abs().max()))
-
-    def count(self, decoded: Decoded) -> None:
-        """Add up what speculation did."""
-        self.target_calls += int(decoded.target_calls.sum())
-        self.accepted_levels += int(decoded.accepted_levels.sum())
-        self.drafted_levels += int(decoded.drafted_levels.sum())
 
 
 class Benchmark:
@@ -156,15 +120,13 @@ class Benchmark:
             "target_parameters": self.target.num_parameters(),
             "draft_parameters": self.draft.num_parameters() if self.draft else None,
         }
+        self.catalog = data.catalog
         self.trie = ItemTrie(data.catalog.tokens).to(self.device)
         self.reference = HFGenerate(copy.deepcopy(self.target), data.catalog.tokens)
         if self.pack_weights:
             for model in (self.target, self.draft):
                 if model is not None:
                     pack_linears(model)
-        self.items_of: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for item, codes in enumerate(data.catalog.tokens.tolist()):
-            self.items_of[tuple(codes)].append(item)
 
     def _methods(self) -> dict[str, Method]:
         def speculative(drafter: Drafter) -> Method:
@@ -184,69 +146,26 @@ class Benchmark:
     def _measure(self, num_beams: int, batches: list[RequestBatch]) -> list[dict[str, Any]]:
         """Return a row of each method at one beam width."""
         methods = self._methods()
-        measured = {name: _Measured() for name in methods}
-        metrics = {name: {"recall": RecallAtK(num_beams), "ndcg": NDCGAtK(num_beams)} for name in methods}
+        measured = {name: Measurement(self.catalog, num_beams) for name in methods}
         schedule = [*batches[: self.num_warmup], *batches]
         for number, batch in enumerate(track(schedule, f"K = {num_beams}", transient=True)):
-            expected: tuple[Tensor, Tensor] | None = None
+            expected: list[Answer] | None = None
             for name, method in methods.items():
                 start = time.perf_counter()
                 codes, scores, decoded = method(batch, num_beams)
-                codes, scores = codes.cpu(), scores.cpu()  # waits for the device
+                answers = answers_of(codes, scores)  # waits for the device
                 seconds = time.perf_counter() - start
-                if number < self.num_warmup:
-                    continue
-                expected = expected or (codes, scores)
-                measured[name].seconds.append(seconds)
-                measured[name].compare(codes, scores, *expected)
-                if decoded is not None:
-                    measured[name].count(decoded)
-                for metric in metrics[name].values():
-                    metric.update(self._items(codes, scores), batch.truth.cpu())
-        num_requests = sum(len(batch.users) for batch in batches)
+                expected = expected or answers
+                if number >= self.num_warmup:
+                    measured[name].add(seconds, answers, expected, decoded, batch.truth.cpu())
         return [
             {
                 "method": name,
                 "verification": None if name == "hf_generate" else self.verifier.name,
                 "num_beams": num_beams,
                 "batch_size": self.batch_size,
-                "requests": num_requests,
-                **self._summary(measured[name], measured["hf_generate"], measured["plain"], num_requests),
-                **{metric: float(value.compute()) for metric, value in metrics[name].items()},
+                "requests": len(measured[name].identical),
+                **measured[name].summary(measured["hf_generate"], measured["plain"]),
             }
             for name in methods
         ]
-
-    def _summary(self, own: _Measured, reference: _Measured, plain: _Measured, num_requests: int) -> dict[str, Any]:
-        def speedup(other: _Measured) -> float:
-            return statistics.median(theirs / ours for theirs, ours in zip(other.seconds, own.seconds, strict=True))
-
-        target_calls = own.target_calls or None  # generate does not say
-        return {
-            "latency_ms": {
-                "median": 1000 * statistics.median(own.seconds),
-                "p90": 1000 * float(torch.tensor(own.seconds, dtype=torch.float64).quantile(0.9)),
-            },
-            "speedup_vs_hf": speedup(reference),
-            "speedup_vs_plain": speedup(plain),
-            "target_calls": target_calls and target_calls / num_requests,
-            "accepted_levels": target_calls and own.accepted_levels / target_calls,
-            "acceptance_rate": own.accepted_levels / own.drafted_levels if own.drafted_levels else None,
-            "identical_to_hf": statistics.mean(own.identical),
-            "max_score_gap": max(own.score_gaps),
-        }
-
-    def _items(self, codes: Tensor, scores: Tensor) -> Tensor:
-        """Return item indices, ``[B, T]``, padded with -1, of the semantic IDs that are real answers."""
-        lists = [
-            [
-                item
-                for sid, score in zip(sids, row, strict=True)
-                if score > LOWEST_SCORE
-                for item in self.items_of[tuple(sid)]
-            ]
-            for sids, row in zip(codes.tolist(), scores.tolist(), strict=True)
-        ]
-        return torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(items) for items in lists], batch_first=True, padding_value=-1
-        )

@@ -32,6 +32,8 @@ class ItemCatalog:
     >>> catalog = ItemCatalog({"soap": ["<a_0>", "<b_1>"], "comb": ["<a_0>", "<b_2>"]})
     >>> catalog.num_items, catalog.num_levels, catalog.index("comb"), catalog.sid(1)
     (2, 2, 1, ('<a_0>', '<b_2>'))
+    >>> catalog.items(['<a_0>', '<b_1>'])
+    [0]
     """
 
     def __init__(self, sids: Mapping[str, Sequence[str]]) -> None:
@@ -51,6 +53,9 @@ class ItemCatalog:
         self.vocabulary = Vocabulary(sorted({code for codes in self._sids for code in codes}, key=_natural_key))
         self.tokens = torch.tensor([[self.vocabulary.token(code) for code in codes] for codes in self._sids])
         self._index = {name: item for item, name in enumerate(self.names)}
+        self._items: dict[tuple[str, ...], list[int]] = {}
+        for item, codes in enumerate(self._sids):
+            self._items.setdefault(codes, []).append(item)
 
     @property
     def num_items(self) -> int:
@@ -71,6 +76,10 @@ class ItemCatalog:
     def sid(self, item: int) -> tuple[str, ...]:
         """Return the codes of an item, by its index."""
         return self._sids[item]
+
+    def items(self, sid: Sequence[str]) -> list[int]:
+        """Return the indices of all items with these codes, in the order of the catalog; empty if there is none."""
+        return self._items.get(tuple(sid), [])
 
     def encode(self, items: Sequence[int]) -> Tensor:
         """Return the token ids of items, shape ``[len(items), L]``."""

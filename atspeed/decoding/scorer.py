@@ -158,10 +158,14 @@ class PrefixScorer:
         return nodes[:, : int((nodes != ROOT).sum(1).max())] if nodes.shape[1] else nodes
 
     def _prompt_attention(self, num_slots: int) -> Tensor:
-        """Causal attention among prompt tokens, which see no slot: ``[B, P, P + num_slots]``."""
+        """Causal attention among prompt tokens, which see no slot: ``[B, P, P + num_slots]``.
+
+        Padding sees itself, so that no softmax is over nothing.
+        """
         length = self.prompts.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.prompts.device).tril()
-        return torch.nn.functional.pad(causal & self.prompt_mask[:, None], (0, num_slots))
+        itself = torch.eye(length, dtype=torch.bool, device=self.prompts.device)
+        return torch.nn.functional.pad(causal & self.prompt_mask[:, None] | itself, (0, num_slots))
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Return the last ``keep`` positions' logits of one model call; ``mask`` ``[B, Q, P + S]``, True: looks at."""

@@ -12,6 +12,8 @@ def test_collisions_are_kept_and_codes_are_in_natural_order() -> None:
     assert catalog.tokens.tolist() == [[4, 5], [3, 5], [4, 5]]
     assert catalog.encode([1, 2]).tolist() == [[3, 5], [4, 5]]
     assert catalog.encode([]).shape == (0, 2)
+    assert catalog.items(["<a_10>", "<b_1>"]) == [0, 2]
+    assert catalog.items(["<a_2>", "<b_2>"]) == []
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ DRAFTERS = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(
-    max_examples=12,
+    max_examples=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
