@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ def search(
     if num_beams < 1:
         raise ValueError(f"num_beams is {num_beams}; expected 1 or more")
     if num_beams > trie.num_leaves:
-        log.info("num_beams is %d, the catalog has %d semantic IDs: all are returned", num_beams, trie.num_leaves)
+        _say_that_all_are_returned(num_beams, trie.num_leaves)
         num_beams = trie.num_leaves
     batch_size = len(target.prompts)
     result = Decoded.empty(batch_size, num_beams, target.prompts.device)
@@ -99,6 +100,11 @@ def search(
             for scorer in (target, draft):
                 if scorer is not None:
                     scorer.keep(active)
+
+
+@lru_cache
+def _say_that_all_are_returned(num_beams: int, num_leaves: int) -> None:  # once, not for every batch
+    log.info("num_beams is %d, the catalog has %d semantic IDs: all are returned", num_beams, num_leaves)
 
 
 class SpeculativeDecoder:

@@ -77,9 +77,9 @@ def test_requests_that_are_done_leave_the_others_going_on() -> None:
 def test_more_beams_than_semantic_ids_give_all_of_them(caplog: pytest.LogCaptureFixture) -> None:
     trie = ItemTrie(SIDS[:5])
     with caplog.at_level(logging.INFO):
-        decoded = SpeculativeDecoder(TARGET, trie, TrieDrafter())(PROMPTS, MASK, 50)
+        decoded = SpeculativeDecoder(TARGET, trie, TrieDrafter())(PROMPTS, MASK, 987)
     assert decoded.leaves.sort().values.tolist() == [list(range(trie.depth_start[-2], trie.num_nodes))] * 3
-    assert f"num_beams is 50, the catalog has {trie.num_leaves} semantic IDs: all are returned" in caplog.text
+    assert f"num_beams is 987, the catalog has {trie.num_leaves} semantic IDs: all are returned" in caplog.text
 
 
 @pytest.mark.parametrize("sids", [torch.tensor([[5, 6, 7]]), torch.tensor([[5], [6], [5]])])
