@@ -58,7 +58,7 @@ class AtSpeedCLI(LightningCLI):
             parser_kwargs={
                 "description": "Fine-tuning, alignment and inference are Trainer runs (LightningCLI); "
                 "further commands: benchmark, quickstart (see their --help).",
-                **dict.fromkeys(self.subcommands(), PARSER_SETTINGS),
+                **{name: dict(PARSER_SETTINGS) for name in self.subcommands()},  # LightningCLI writes into them
             },
             seed_everything_default=0,
             auto_configure_optimizers=False,

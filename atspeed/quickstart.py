@@ -8,7 +8,8 @@ from rich.console import Console
 
 from atspeed.models import model_folder
 
-STAGES = ("target", "draft", "strict")
+STAGES: dict[str, set[str]] = {"target": set(), "draft": set(), "strict": {"target", "draft"}}
+"""Stages in order, and the stages whose models each of them starts from."""
 
 
 def configs_folder() -> Path:
@@ -20,7 +21,8 @@ def configs_folder() -> Path:
 def quickstart(args: list[str]) -> None:
     """Train a target and a draft, align the draft, and measure: everything once, in one run folder.
 
-    Stages whose model is already there are passed over; one that was killed goes on from its last checkpoint.
+    Stages whose model is already there are passed over, unless a stage that they start from was trained anew; one that
+    was killed goes on from its last checkpoint.
     """
     from atspeed.cli import main  # the command line runs this function, and this function runs command lines
 
@@ -43,15 +45,20 @@ def quickstart(args: list[str]) -> None:
 
     console = Console()
     start = time.perf_counter()
-    for stage in STAGES:
-        if (folder := model_folder(options.out, stage)).is_dir():
+    trained: set[str] = set()
+    for stage, inputs in STAGES.items():
+        folder = model_folder(options.out, stage)
+        outdated = bool(inputs & trained)
+        if folder.is_dir() and not outdated:
             console.print(f"[bold]{stage}[/bold]: {folder} is there, passed over")
             continue
         begin = time.perf_counter()
         console.print(f"[bold]{stage}[/bold]: training")
-        resume = ["--ckpt_path", "last"] if (options.out / stage / "checkpoints" / "last.ckpt").exists() else []
+        killed = not outdated and (options.out / stage / "checkpoints" / "last.ckpt").exists()
+        resume = ["--ckpt_path", "last"] if killed else []
         config = ["--config", str(configs_folder() / f"{stage}.yaml"), "--trainer.default_root_dir", str(options.out)]
         main(["fit", *config, *data, *resume])
+        trained.add(stage)
         console.print(f"[bold]{stage}[/bold]: done in {time.perf_counter() - begin:.0f} s")
     main(["benchmark", "--config", str(configs_folder() / "benchmark.yaml"), "--out", str(options.out), *data])
     console.print(
