@@ -22,7 +22,7 @@ class EmbeddedCatalog(InteractionSource):
         seed: the same seed gives the same data.
     """
 
-    def __init__(self, num_users: int = 2500, num_items: int = 1200, num_tastes: int = 16, seed: int = 0) -> None:
+    def __init__(self, num_users: int = 2000, num_items: int = 1200, num_tastes: int = 16, seed: int = 0) -> None:
         for name, value, least in (("num_users", num_users, 1), ("num_tastes", num_tastes, 3)):
             if value < least:
                 raise ValueError(f"data.source.{name} is {value}; expected {least} or more")
