@@ -76,6 +76,7 @@ class Measurement:
         return {
             "latency_ms": {
                 "median": 1000 * statistics.median(self.seconds),
+                "mean": 1000 * statistics.mean(self.seconds),
                 "p90": 1000 * float(torch.tensor(self.seconds, dtype=torch.float64).quantile(0.9)),
             },
             "speedup_vs_hf": speedup(reference),
