@@ -5,6 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import NoDrafter
 from atspeed.modules import Recommender
@@ -21,8 +22,7 @@ class SpeedupMonitor(pl.Callback):
     """
 
     def __init__(self, num_batches: int = 20) -> None:
-        if num_batches < 1:
-            raise ValueError(f"num_batches is {num_batches}; expected 1 or more")
+        require_at_least(1, num_batches=num_batches)
         self.num_batches = num_batches
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

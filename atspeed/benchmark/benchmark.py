@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from atspeed.benchmark.measurement import Answer, Measurement, answers_of
 from atspeed.benchmark.reference import HFGenerate
 from atspeed.benchmark.report import print_table
+from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData
 from atspeed.data.batches import RequestBatch
 from atspeed.decoding import Decoded, Drafter, ItemTrie, NoDrafter, SpeculativeDecoder, StrictTopK, Verifier
@@ -63,10 +64,8 @@ class Benchmark:
         device: str | None = None,
         out: Path = Path("runs/default"),
     ) -> None:
-        counts = {"num_requests": num_requests, "batch_size": batch_size, "num_threads": num_threads}
-        for name, value in {**counts, **{f"num_beams[{i}]": k for i, k in enumerate(num_beams)}}.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}; expected 1 or more")
+        require_at_least(1, num_requests=num_requests, batch_size=batch_size, num_threads=num_threads)
+        require_at_least(1, **{f"num_beams[{place}]": width for place, width in enumerate(num_beams)})
         self.target_source = target
         self.draft_source = draft
         self.drafters = {"plain": NoDrafter(), **drafters}

@@ -7,6 +7,7 @@ from typing import Literal, cast
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, Dataset
 
+from atspeed.checks import require_at_least
 from atspeed.data.batches import (
     BatchedDataset,
     LengthBucketSampler,
@@ -50,10 +51,8 @@ class RecommendationData(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        limits = {"max_history": max_history, "max_tokens": max_tokens, "batch_size": batch_size}
-        for name, value in {**limits, "num_test_users": num_test_users}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"data.{name} is {value}; expected 1 or more")
+        require_at_least(1, data__max_history=max_history, data__max_tokens=max_tokens)
+        require_at_least(1, data__batch_size=batch_size, data__num_test_users=num_test_users)
         self.source = source
         self.examples = examples
         self.max_history = max_history

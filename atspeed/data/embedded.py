@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from atspeed.checks import require_at_least
 from atspeed.data.catalog import ItemCatalog
 from atspeed.data.interactions import Interactions, InteractionSource
 
@@ -23,11 +24,9 @@ class EmbeddedCatalog(InteractionSource):
     """
 
     def __init__(self, num_users: int = 2000, num_items: int = 1200, num_tastes: int = 16, seed: int = 0) -> None:
-        for name, value, least in (("num_users", num_users, 1), ("num_tastes", num_tastes, 3)):
-            if value < least:
-                raise ValueError(f"data.source.{name} is {value}; expected {least} or more")
-        if num_items < 8 * num_tastes:
-            raise ValueError(f"data.source.num_items is {num_items}; expected 8 or more a taste ({8 * num_tastes})")
+        require_at_least(1, data__source__num_users=num_users)
+        require_at_least(3, data__source__num_tastes=num_tastes)  # a user has two or three
+        require_at_least(8 * num_tastes, data__source__num_items=num_items)
         self.num_users = num_users
         self.num_items = num_items
         self.num_tastes = num_tastes

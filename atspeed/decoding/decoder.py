@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.checks import require_at_least
 from atspeed.decoding.beams import Beams, first_beams
 from atspeed.decoding.drafters import Drafter
 from atspeed.decoding.scorer import Normalize, PrefixScorer
@@ -68,8 +69,7 @@ def search(
         ValueError: if ``num_beams`` is less than 1.
     """
     trie = target.trie
-    if num_beams < 1:
-        raise ValueError(f"num_beams is {num_beams}; expected 1 or more")
+    require_at_least(1, num_beams=num_beams)
     if num_beams > trie.num_leaves:
         _say_that_all_are_returned(num_beams, trie.num_leaves)
         num_beams = trie.num_leaves

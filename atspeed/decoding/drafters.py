@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from atspeed.checks import require_at_least
 from atspeed.decoding.beams import Beams, first_beams, next_beams
 from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.trie import ItemTrie
@@ -50,8 +51,7 @@ class TrieDrafter(Drafter):
     """
 
     def __init__(self, max_nodes: int = 256) -> None:
-        if max_nodes < 1:
-            raise ValueError(f"max_nodes is {max_nodes}; expected 1 or more")
+        require_at_least(1, max_nodes=max_nodes)
         self.max_nodes = max_nodes
 
     def propose(self, beams: Beams | None, trie: ItemTrie, draft: PrefixScorer | None, batch_size: int) -> Tensor:
@@ -83,9 +83,7 @@ class ModelDrafter(Drafter):
     needs_draft = True
 
     def __init__(self, draft_beams: int = 40, gamma: int = 3) -> None:
-        for name, value in (("draft_beams", draft_beams), ("gamma", gamma)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; expected 1 or more")
+        require_at_least(1, draft_beams=draft_beams, gamma=gamma)
         self.draft_beams = draft_beams
         self.gamma = gamma
 

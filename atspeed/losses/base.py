@@ -8,21 +8,16 @@ from torch import Tensor, nn
 class AlignmentLoss(nn.Module, ABC):
     """A divergence of draft from target at each prefix, over its legal children.
 
-    A subclass is named by ``class_path`` in a config and implements :meth:`per_position`, usually by calling a pure
-    function of its file.
+    A subclass is named by ``class_path`` in a config and implements :meth:`forward`, usually by calling a pure function
+    of its file.
     """
 
     @abstractmethod
-    def per_position(self, draft_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
+    def forward(self, draft_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
         """Return the loss at each prefix, ``[T]``, float32.
 
         Args:
-            draft_log_probs: the draft's log-probabilities of a prefix's children, ``[T, C]``, float32, best computed
-                over the legal children alone (they sum to 1); minus infinity where there is no child.
+            draft_log_probs: the draft's log-probabilities of a prefix's children, ``[T, C]``, float32, computed over
+                the legal children alone (they sum to 1); minus infinity where there is no child.
             target_log_probs: the target's, of the same children; without gradient.
         """
-
-    def forward(self, draft_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
-        """Return the mean over prefixes (0, still differentiable, if there is none); arguments as above."""
-        per_position = self.per_position(draft_log_probs, target_log_probs)
-        return per_position.sum() / max(len(per_position), 1)

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
+from atspeed.checks import require_at_least
 from atspeed.losses.base import AlignmentLoss
 
 
 def top_k_reverse_kl(draft_log_probs: Tensor, target_log_probs: Tensor, num_beams: int) -> Tensor:
     """Reverse KL over the draft's own top-K children, ``Σ_{topK of q} q (log q − log p)``; ``[T, C]`` → ``[T]``.
 
-    Arguments as in :meth:`AlignmentLoss.per_position`.
+    Arguments as in :meth:`AlignmentLoss.forward`.
     """
     top_log_probs, top = draft_log_probs.topk(min(num_beams, draft_log_probs.shape[-1]), dim=-1)
     exists = top_log_probs > -torch.inf
@@ -23,7 +24,7 @@ def top_k_density(draft_log_probs: Tensor, target_log_probs: Tensor, num_beams: 
 
     ``p_(K)`` is the target's probability of *its own* K-th best child (0 where there are fewer children: then all are
     beams, and none can be missed); ``H_K(q) = −Σ_{topK of q} q log q``. Arguments as in
-    :meth:`AlignmentLoss.per_position`.
+    :meth:`AlignmentLoss.forward`.
     """
     if draft_log_probs.shape[-1] < num_beams:
         return draft_log_probs.new_zeros(draft_log_probs.shape[:-1])
@@ -47,11 +48,10 @@ class AtSpeedS(AlignmentLoss):
 
     def __init__(self, num_beams: int = 20) -> None:
         super().__init__()
-        if num_beams < 1:
-            raise ValueError(f"num_beams is {num_beams}; expected 1 or more")
+        require_at_least(1, num_beams=num_beams)
         self.num_beams = num_beams
 
-    def per_position(self, draft_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
-        """Return the loss at each prefix; see :meth:`AlignmentLoss.per_position`."""
+    def forward(self, draft_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
+        """Return the loss at each prefix; see :meth:`AlignmentLoss.forward`."""
         arguments = draft_log_probs, target_log_probs, self.num_beams
         return top_k_reverse_kl(*arguments) + top_k_density(*arguments)

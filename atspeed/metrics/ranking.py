@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from atspeed.checks import require_at_least
+
 
 def hits(recommended: Tensor, truth: Tensor) -> Tensor:
     """Return which recommended items are true, bool ``[B, K]``.
@@ -50,8 +52,7 @@ class _MeanOverRequests(Metric):
 
     def __init__(self, k: int) -> None:
         super().__init__()
-        if k < 1:
-            raise ValueError(f"k is {k}; expected 1 or more")
+        require_at_least(1, k=k)
         self.k = k
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")

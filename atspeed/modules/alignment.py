@@ -5,6 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import ROOT, ItemTrie, PrefixScorer, StrictTopK, TrieDrafter, search
 from atspeed.losses import AlignmentLoss
@@ -51,8 +52,7 @@ class Alignment(StageModule):
         super().__init__(stage)
         if not 0 <= alpha <= 1:
             raise ValueError(f"model.alpha is {alpha}; expected 0 to 1")
-        if num_beams < 1:
-            raise ValueError(f"model.num_beams is {num_beams}; expected 1 or more")
+        require_at_least(1, model__num_beams=num_beams)
         self.target_source = target
         self.draft_source = draft
         self.loss = loss
@@ -109,7 +109,7 @@ class Alignment(StageModule):
 
     def _divergence(self, draft_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
         """Return the loss at each prefix, with both models normalised over its legal children."""
-        return self.loss.per_position(draft_log_probs.log_softmax(-1), target_log_probs.log_softmax(-1))
+        return self.loss(draft_log_probs.log_softmax(-1), target_log_probs.log_softmax(-1))
 
     def training_step(self, batch: RequestBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import Decoded, Drafter, ItemTrie, SpeculativeDecoder, Verifier
 from atspeed.decoding.scorer import Normalize
@@ -51,8 +52,7 @@ class Recommender(StageModule):
         normalize: Normalize = "vocabulary",
     ) -> None:
         super().__init__(stage)
-        if num_beams < 1:
-            raise ValueError(f"model.num_beams is {num_beams}; expected 1 or more")
+        require_at_least(1, model__num_beams=num_beams)
         if not metrics_at or max(metrics_at) > num_beams:
             raise ValueError(
                 f"model.metrics_at is {list(metrics_at)}; expected values up to model.num_beams {num_beams}"
