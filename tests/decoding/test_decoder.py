@@ -68,10 +68,14 @@ def test_answers_are_the_same_alone_in_a_batch_and_with_any_drafter() -> None:
 
 
 def test_requests_that_are_done_leave_the_others_going_on() -> None:
-    calls = SpeculativeDecoder(TARGET, TRIE, ModelDrafter(draft_beams=9, gamma=3), draft=OTHER)(
-        PROMPTS, MASK, 2
-    ).target_calls
-    assert len(set(calls.tolist())) > 1, "the case must have requests of different speed"
+    prompts, mask = random_prompts(torch.Generator().manual_seed(3), [9, 4, 6, 8, 5, 7, 3, 2], VOCAB_SIZE)
+    decoded = SpeculativeDecoder(TARGET, TRIE, ModelDrafter(draft_beams=9, gamma=3), draft=OTHER)(prompts, mask, 2)
+    calls = decoded.target_calls.tolist()
+    assert len(set(calls)) > 1, "the case must have requests of different speed"
+    assert calls.count(max(calls)) > 1, "and more than one that stays"
+    expected = SpeculativeDecoder(TARGET, TRIE, NoDrafter())(prompts, mask, 2)
+    assert decoded.leaves.equal(expected.leaves)
+    torch.testing.assert_close(decoded.scores, expected.scores, atol=1e-5, rtol=0)
 
 
 def test_more_beams_than_semantic_ids_give_all_of_them(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,7 @@ def test_followers_are_counted_over_the_last_items_and_filled_up() -> None:
     baseline = TransitionCounts(TRAIN, 5, window=2)
     assert baseline.recommend([0], 5).tolist() == [1, 0, 2, 3, 4]  # 0 → 1 twice
     assert baseline.recommend([3, 1], 2).tolist() == [0, 1]  # 3 → 1, 1 → 2, 1 → 0 once each: the more popular first
+    assert baseline.recommend([0, 1], 3).tolist() == [1, 0, 2]  # 0 → 1 twice, 1 → 0 and 1 → 2 once each
     assert baseline.recommend([0, 4, 4], 1).tolist() == [0], "only the last two items count"
 
 

@@ -67,6 +67,13 @@ def test_losses_equal_repeating_the_prompt_for_every_sequence(attached: tuple[Al
     torch.testing.assert_close(rec_loss.double(), torch.stack(rec_losses).mean(), atol=1e-5, rtol=1e-4)
 
 
+def test_the_target_stays_in_evaluation_mode(attached: tuple[Alignment, RequestBatch]) -> None:
+    module, _ = attached
+    module.train()
+    assert module.model.training
+    assert not any(part.training for part in module.target.modules())
+
+
 def test_only_the_draft_gets_gradients_and_each_model_is_called_as_little_as_possible(
     attached: tuple[Alignment, RequestBatch],
 ) -> None:
