@@ -67,6 +67,7 @@ def search(
 
     Raises:
         ValueError: if ``num_beams`` is less than 1.
+        RuntimeError: if a verifier does not go on from beams that the target has scored.
     """
     trie = target.trie
     require_at_least(1, num_beams=num_beams)
@@ -78,7 +79,7 @@ def search(
     rows = torch.arange(batch_size, device=target.prompts.device)  # the requests still in the batch
     depth = torch.zeros_like(rows)
     beams: Beams | None = None
-    while True:
+    for _ in range(trie.num_levels):  # each round takes every request at least one level down
         proposed = drafter.propose(beams, trie, draft, len(rows))
         target.score(proposed if beams is None else torch.cat([beams.nodes, proposed], dim=1))
         beams = verifier.advance(first_beams(target, num_beams) if beams is None else beams, target)
@@ -100,6 +101,7 @@ def search(
             for scorer in (target, draft):
                 if scorer is not None:
                     scorer.keep(active)
+    raise RuntimeError(f"{type(verifier).__name__} left a request where it was after a target call")
 
 
 @lru_cache

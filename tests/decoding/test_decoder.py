@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from atspeed.decoding import Drafter, ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
+from atspeed.decoding import Drafter, ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter, Verifier
 from atspeed.decoding.beams import Beams, select_top
 from atspeed.decoding.scorer import PrefixScorer
 from tests.decoding.tiny import random_prompts, random_sids, tiny_model
@@ -91,6 +91,18 @@ def test_single_item_and_single_level_catalogs(sids: torch.Tensor) -> None:
     for drafter in (NoDrafter(), TrieDrafter(), ModelDrafter(4, 2)):
         decoded = SpeculativeDecoder(TARGET, ItemTrie(sids), drafter, draft=OTHER)(PROMPTS, MASK, 3)
         assert decoded.leaves.shape == (3, len(sids.unique(dim=0)))
+
+
+class IdleVerifier(Verifier):
+    name = "idle"
+
+    def advance(self, beams: Beams, target: PrefixScorer) -> Beams:
+        return beams
+
+
+def test_a_verifier_that_does_not_go_on_is_named() -> None:
+    with pytest.raises(RuntimeError, match="IdleVerifier left a request where it was"):
+        SpeculativeDecoder(TARGET, TRIE, NoDrafter(), IdleVerifier())(PROMPTS, MASK, 3)
 
 
 def test_ties_go_to_the_smaller_node() -> None:
