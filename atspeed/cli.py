@@ -56,6 +56,7 @@ class AtSpeedCLI(LightningCLI):
             save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
+                "prog": "python -m atspeed",
                 "description": "Fine-tuning, alignment and inference are Trainer runs (LightningCLI); "
                 "further commands: benchmark, quickstart (see their --help).",
                 **{name: dict(PARSER_SETTINGS) for name in self.subcommands()},  # LightningCLI writes into them
@@ -79,7 +80,7 @@ class AtSpeedCLI(LightningCLI):
 
 def run_benchmark(args: list[str]) -> None:
     """Measure speculative decoding side by side with ``transformers.generate``."""
-    parser = ArgumentParser(prog="atspeed benchmark", description=run_benchmark.__doc__, **PARSER_SETTINGS)
+    parser = ArgumentParser(prog="python -m atspeed benchmark", description=run_benchmark.__doc__, **PARSER_SETTINGS)
     parser.add_argument("--config", action="config", help="a YAML file, such as configs/benchmark.yaml")
     parser.add_class_arguments(Benchmark, None)
     parser.add_class_arguments(RecommendationData, "data")

@@ -27,9 +27,8 @@ def quickstart(args: list[str]) -> None:
     from atspeed.cli import main  # the command line runs this function, and this function runs command lines
 
     parser = argparse.ArgumentParser(
-        prog="atspeed quickstart",
+        prog="python -m atspeed quickstart",
         description=quickstart.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Options that start with --data. go to every stage, e.g. --data.source AtSpeedLayout "
         "--data.source.root DIR; without them, the embedded catalog is used.",
     )

@@ -39,8 +39,8 @@ class Benchmark:
         draft: the model of the drafters that need one.
         verifier: what is accepted.
         num_beams: the beam widths K.
-        num_requests: test users, evenly spread over the file.
-        batch_size: requests decoded together; a latency is a batch's.
+        num_requests: test users, evenly spread over the file; takes the place of ``data.num_test_users``.
+        batch_size: requests decoded together, a latency is a batch's; takes the place of ``data.batch_size``.
         num_warmup: batches to warm up with.
         num_threads: CPU threads of torch.
         pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`); ``hf_generate``
