@@ -69,7 +69,9 @@ def collate_requests(examples: Sequence[RequestExample], prompt: CompactPrompt) 
         users=torch.tensor([example.user for example in examples]),
         prompts=pad(prompts, batch_first=True, padding_value=PAD, padding_side="left"),
         prompt_mask=pad([torch.ones(len(p), dtype=torch.bool) for p in prompts], batch_first=True, padding_side="left"),
-        truth=pad([torch.tensor(example.truth) for example in examples], batch_first=True, padding_value=-1),
+        truth=pad(
+            [torch.tensor(example.truth, dtype=torch.long) for example in examples], batch_first=True, padding_value=-1
+        ),
     )
 
 

@@ -76,7 +76,7 @@ class Recommender(StageModule):
         self.decode_seconds = 0.0
 
     def configure_model(self) -> None:
-        """Build the models and the decoder."""
+        """Build the models and the trie (here and not earlier: the data module knows the catalog)."""
         if not hasattr(self, "target"):
             self.target = self.build(self.target_source)
             self.draft = self.build(self.draft_source) if self.draft_source and self.drafter.needs_draft else None

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from atspeed.data import AtSpeedLayout, EmbeddedCatalog, RecommendationData
 
@@ -15,7 +16,9 @@ def test_splits_become_requests_with_the_right_histories(write_layout: Callable[
     ]
     batch = next(iter(data.test_dataloader()))
     assert batch.prompts.shape == (2, 1 + 3 * 3), "histories are cut to the last three items"
-    assert len(next(iter(data.predict_dataloader())).users) == 3
+    batch = next(iter(data.predict_dataloader()))
+    assert len(batch.users) == 3
+    assert batch.truth.dtype == torch.int64, "also where there is no true item"
 
 
 def test_windows_cover_long_histories_and_share_one_item() -> None:
