@@ -133,7 +133,7 @@ class Benchmark:
 
             def answer(batch: RequestBatch, num_beams: int) -> tuple[Tensor, Tensor, Decoded | None]:
                 decoded = decoder(batch.prompts, batch.prompt_mask, num_beams)
-                return self.trie.token[self.trie.path(decoded.leaves).flip(-1)], decoded.scores, decoded
+                return self.trie.codes(decoded.leaves), decoded.scores, decoded
 
             return answer
 

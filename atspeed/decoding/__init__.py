@@ -1,26 +1,38 @@
-"""Speculative beam search over a catalog; no Lightning and no data sets in here."""
+"""Speculative beam search over a catalog; no Lightning and no data sets in here.
 
-from atspeed.decoding.beams import Beams, first_beams, next_beams
+Shapes: ``B`` requests, ``K`` beams, ``N`` draft beams, ``T`` tree nodes, ``S`` cache slots, ``W`` candidates, ``L``
+levels, ``M`` trie nodes, ``V`` tokens.
+"""
+
+from atspeed.decoding.beams import Beams, next_beams
 from atspeed.decoding.decoder import Decoded, SpeculativeDecoder, search
-from atspeed.decoding.drafters import Drafter, ModelDrafter, NoDrafter, TrieDrafter
+from atspeed.decoding.drafters import Drafter, HybridDrafter, ModelDrafter, NoDrafter, Proposal, TrieDrafter
+from atspeed.decoding.filters import ItemFilter
+from atspeed.decoding.sampling import LosslessSampling, RelaxedSampling, SamplingVerifier
 from atspeed.decoding.scorer import PrefixScorer
-from atspeed.decoding.trie import ROOT, ItemTrie
+from atspeed.decoding.trie import END, ROOT, ItemTrie
 from atspeed.decoding.verifiers import StrictTopK, Verifier
 
 __all__ = [
+    "END",
     "ROOT",
     "Beams",
     "Decoded",
     "Drafter",
+    "HybridDrafter",
+    "ItemFilter",
     "ItemTrie",
+    "LosslessSampling",
     "ModelDrafter",
     "NoDrafter",
     "PrefixScorer",
+    "Proposal",
+    "RelaxedSampling",
+    "SamplingVerifier",
     "SpeculativeDecoder",
     "StrictTopK",
     "TrieDrafter",
     "Verifier",
-    "first_beams",
     "next_beams",
     "search",
 ]

@@ -6,48 +6,93 @@ import torch
 from torch import Tensor
 
 from atspeed.decoding.scorer import PrefixScorer
-from atspeed.decoding.trie import ROOT
+from atspeed.decoding.trie import ROOT, ItemTrie
 
 
 class Beams(NamedTuple):
-    """The best prefixes of a batch of requests, best first.
+    """Where the search of a batch of requests stands: prefixes to go on with, and whole semantic IDs found so far.
+
+    Both are best first under strict verification, and padded with the root at minus infinity.
 
     Attributes:
-        nodes: ``[B, K]``, int64; root where there are fewer than ``K`` prefixes.
-        scores: sum of the log-probabilities of a prefix's codes, ``[B, K]``, float32; minus infinity at padding.
+        nodes: the prefixes, ``[B, K]``, int64; all of a request are equally deep.
+        scores: sum of the log-probabilities of a prefix's codes, ``[B, K]``, float32.
+        leaves: the whole semantic IDs, ``[B, K]``, int64.
+        leaf_scores: their scores, ``[B, K]``, float32.
+        depth: of the prefixes, ``[B]``, int64.
     """
 
     nodes: Tensor
     scores: Tensor
+    leaves: Tensor
+    leaf_scores: Tensor
+    depth: Tensor
+
+    @classmethod
+    def at_root(cls, batch_size: int, width: int, device: torch.device) -> "Beams":
+        """Return the beams that every search starts from: the empty prefix."""
+        nodes = torch.full((batch_size, width), ROOT, device=device)
+        nothing = torch.full(nodes.shape, -torch.inf, device=device)
+        scores = nothing.clone()
+        scores[:, 0] = 0
+        return cls(nodes, scores, nodes, nothing, nodes[:, 0])
+
+    @property
+    def mask(self) -> Tensor:
+        """True where there is a prefix, ``[B, K]``."""
+        return self.scores > -torch.inf
+
+    @property
+    def is_open(self) -> Tensor:
+        """True where a prefix may still become one of the K best semantic IDs, ``[B]``."""
+        return self.scores.amax(1) > self.leaf_scores.amin(1)
 
     def keep(self, rows: Tensor) -> "Beams":
         """Return the beams of some requests."""
-        return Beams(self.nodes[rows], self.scores[rows])
+        return Beams(*(part[rows] for part in self))
+
+    def where(self, rows: Tensor, other: "Beams") -> "Beams":
+        """Return these beams for the requests where ``rows`` (bool) is True, and the other ones elsewhere."""
+        return Beams(
+            *(torch.where(rows.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(self, other, strict=True))
+        )
 
 
-def select_top(nodes: Tensor, scores: Tensor, width: int) -> Beams:
-    """Return the ``width`` best of ``[B, W]`` candidates, best first; ties go to the smaller node.
+def select_top(nodes: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return the ``width`` best of ``[B, W]`` candidates and their scores, best first; ties go to the smaller node.
 
-    Candidates of minus infinity are padding.
+    Scores are at most 0; candidates of minus infinity are padding, and the root fills up what is missing. Score and
+    node are packed into one integer that orders as they do, so that one ``topk`` finds both, whatever the order.
     """
     missing = width - nodes.shape[1]
     if missing > 0:
         nodes = torch.nn.functional.pad(nodes, (0, missing), value=ROOT)
         scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
-    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :width]
-    nodes, scores = nodes.gather(1, order), scores.gather(1, order)
-    return Beams(nodes.masked_fill(scores == -torch.inf, ROOT), scores)
+    keys = scores.abs().view(torch.int32).long() << 32  # the bits of floats that are not negative order as the floats
+    keys += nodes.masked_fill(scores == -torch.inf, ROOT)
+    keys = keys.topk(width, dim=1, largest=False).values
+    return keys & 0xFFFFFFFF, (keys >> 32).int().view(torch.float32).neg()
 
 
-def first_beams(scorer: PrefixScorer, width: int) -> Beams:
-    """Return the best prefixes of one code."""
-    children, log_probs = scorer.root_children()
-    return select_top(children.flatten(1), log_probs.flatten(1), width)
+def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -> Beams:
+    """Return the beams one code further, given candidates for it, best first, ``[B, W ≥ K]``.
+
+    As in ``transformers.generate``, what ends among the first K candidates is a result, and the K best that go on are
+    the new prefixes.
+    """
+    width = beams.nodes.shape[1]
+    ends = trie.is_leaf(nodes)
+    leaves = select_top(
+        torch.cat([beams.leaves, nodes[:, :width]], dim=1),
+        torch.cat([beams.leaf_scores, scores[:, :width].masked_fill(~ends[:, :width], -torch.inf)], dim=1),
+        width,
+    )
+    return Beams(*select_top(nodes, scores.masked_fill(ends, -torch.inf), width), *leaves, beams.depth + 1)
 
 
-def next_beams(scorer: PrefixScorer, beams: Beams, width: int) -> Beams:
-    """Return the best prefixes that are one code longer than ``beams``, all of which the scorer has scored."""
-    order = beams.nodes.argsort(1)  # in node order, so that a stable sort breaks ties by node
-    children, log_probs = scorer.children(beams.nodes.gather(1, order))
-    scores = beams.scores.gather(1, order)[..., None] + log_probs  # [B, K, C]
-    return select_top(children.flatten(1), scores.flatten(1), width)
+def next_beams(scorer: PrefixScorer, beams: Beams) -> Beams:
+    """Return the beams one code further, all of whose prefixes the scorer has scored."""
+    children, log_probs, parent = scorer.children(beams.nodes, beams.mask)
+    # twice as many: up to K of the best may end
+    candidates = select_top(children, beams.scores.gather(1, parent) + log_probs, 2 * beams.nodes.shape[1])
+    return advance_beams(beams, scorer.trie, *candidates)

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed.checks import require_at_least
-from atspeed.decoding.beams import Beams, first_beams
+from atspeed.decoding.beams import Beams
 from atspeed.decoding.drafters import Drafter
+from atspeed.decoding.filters import ItemFilter
 from atspeed.decoding.scorer import Normalize, PrefixScorer
 from atspeed.decoding.trie import ROOT, ItemTrie
 from atspeed.decoding.verifiers import StrictTopK, Verifier
@@ -52,6 +53,7 @@ def search(
     drafter: Drafter,
     verifier: Verifier,
     num_beams: int,
+    generator: torch.Generator | None = None,
     drop_finished: bool = True,
 ) -> Decoded:
     """Find the top-K semantic IDs: rounds of drafting, one target call and verification.
@@ -62,42 +64,41 @@ def search(
         drafter: who proposes.
         verifier: what is accepted.
         num_beams: beam width ``K``.
+        generator: of the random numbers of a sampling verifier; torch's own if not given.
         drop_finished: let requests leave the scorers' batch when they are done; without it the scorers end with all
             requests and all that was scored.
 
     Raises:
-        ValueError: if ``num_beams`` is less than 1.
+        ValueError: if ``num_beams`` is less than 1, or the verifier cannot serve the catalog.
         RuntimeError: if a verifier does not go on from beams that the target has scored.
     """
     trie = target.trie
     require_at_least(1, num_beams=num_beams)
+    verifier.check(trie)
     if num_beams > trie.num_leaves:
         _say_that_all_are_returned(num_beams, trie.num_leaves)
         num_beams = trie.num_leaves
-    batch_size = len(target.prompts)
-    result = Decoded.empty(batch_size, num_beams, target.prompts.device)
-    rows = torch.arange(batch_size, device=target.prompts.device)  # the requests still in the batch
-    depth = torch.zeros_like(rows)
-    beams: Beams | None = None
+    batch_size, device = len(target.prompts), target.prompts.device
+    select = verifier.selection(generator)
+    result = Decoded.empty(batch_size, num_beams, device)
+    rows = torch.arange(batch_size, device=device)  # the requests still in the batch
+    beams = Beams.at_root(batch_size, num_beams, device)
     for _ in range(trie.num_levels):  # each round takes every request at least one level down
-        proposed = drafter.propose(beams, trie, draft, len(rows))
-        target.score(proposed if beams is None else torch.cat([beams.nodes, proposed], dim=1))
-        beams = verifier.advance(first_beams(target, num_beams) if beams is None else beams, target)
-        reached = trie.depth(beams.nodes[:, 0])
-        if proposed.shape[1]:
-            deepest = trie.depth(proposed).amax(1).clamp(max=trie.num_levels - 1)  # leaves need no proposal
-            result.drafted_levels[rows] += (deepest - depth).clamp(min=0)
-        result.accepted_levels[rows] += (reached - depth - 1).clamp(min=0)
-        depth = reached
-        result.leaves[rows], result.scores[rows] = beams
+        proposal = drafter.propose(beams, target, draft, select)
+        target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
+        before, beams = beams, verifier.advance(beams, target, draft, proposal, generator)
+        if proposal.nodes.shape[1]:
+            result.drafted_levels[rows] += (trie.depth(proposal.nodes).amax(1) - before.depth).clamp(min=0)
+        result.accepted_levels[rows] += (beams.depth - before.depth - 1).clamp(min=0)
+        result.leaves[rows], result.scores[rows] = beams.leaves, beams.leaf_scores
         result.target_calls[rows] = target.calls
         if draft is not None:
             result.draft_calls[rows] = draft.calls
-        active = (depth < trie.num_levels).nonzero()[:, 0]
+        active = beams.is_open.nonzero()[:, 0]
         if len(active) == 0:
             return result
         if drop_finished and len(active) < len(rows):
-            rows, depth, beams = rows[active], depth[active], beams.keep(active)
+            rows, beams = rows[active], beams.keep(active)
             for scorer in (target, draft):
                 if scorer is not None:
                     scorer.keep(active)
@@ -140,24 +141,53 @@ class SpeculativeDecoder:
             if ours != theirs:
                 raise ValueError(f"the draft scores {ours} tokens, the target {theirs}: they must share a vocabulary")
         self.target = target
-        self.trie = trie.to(target.device)
         self.drafter = drafter
         self.verifier = verifier or StrictTopK()
         self.draft = draft if drafter.needs_draft else None
         self.normalize = normalize
+        self.use_catalog(trie)
+        drafter.prepare(target)
+
+    def use_catalog(self, trie: ItemTrie) -> None:
+        """Answer later requests from another catalog, with the same models; requests under way keep theirs.
+
+        Raises:
+            ValueError: if a code is no token of the models, or the verifier cannot serve the catalog.
+        """
+        num_tokens = self.target.config.get_text_config().vocab_size
+        if not 0 <= int(trie.token.min()) <= int(trie.token.max()) < num_tokens:
+            raise ValueError(
+                f"the catalog's codes go from {int(trie.token.min())} to {int(trie.token.max())}; the models know "
+                f"tokens from 0 to {num_tokens - 1}"
+            )
+        self.verifier.check(trie)
+        self.trie = trie.to(self.target.device)
 
     @torch.inference_mode()
-    def __call__(self, prompts: Tensor, prompt_mask: Tensor, num_beams: int) -> Decoded:
+    def __call__(
+        self,
+        prompts: Tensor,
+        prompt_mask: Tensor,
+        num_beams: int,
+        item_filter: ItemFilter | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Decoded:
         """Answer a batch of requests.
 
         Args:
             prompts: tokens, padded on the left, ``[B, P]``, int64, on the target's device.
             prompt_mask: True where a token is no padding, ``[B, P]``, bool.
             num_beams: beam width ``K``; with more than the catalog has, all semantic IDs are returned.
+            item_filter: which items may be recommended; a request without any gets an empty answer.
+            generator: of the random numbers of a sampling verifier, on the target's device; torch's own if not given.
 
         Raises:
-            ValueError: if ``num_beams`` is less than 1, or the prompts are too long for a model's sliding window.
+            ValueError: if ``num_beams`` is less than 1, the prompts are too long for a model's sliding window, or the
+                filter does not fit the catalog or the batch.
         """
-        target = PrefixScorer(self.target, self.trie, prompts, prompt_mask, self.normalize)
-        draft = PrefixScorer(self.draft, self.trie, prompts, prompt_mask, self.normalize) if self.draft else None
-        return search(target, draft, self.drafter, self.verifier, num_beams)
+        allowed = item_filter.node_mask(self.trie, len(prompts)) if item_filter else None
+        target, draft = (
+            PrefixScorer(model, self.trie, prompts, prompt_mask, self.normalize, allowed) if model else None
+            for model in (self.target, self.draft)
+        )
+        return search(target, draft, self.drafter, self.verifier, num_beams, generator)

@@ -1,14 +1,34 @@
 """Drafters: who proposes the token tree of a round."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from atspeed.checks import require_at_least
-from atspeed.decoding.beams import Beams, first_beams, next_beams
+from atspeed.decoding.beams import Beams, select_top
+from atspeed.decoding.budget import measure_budget
 from atspeed.decoding.scorer import PrefixScorer
-from atspeed.decoding.trie import ItemTrie
+from atspeed.decoding.trie import ROOT
+
+Select = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""Candidate nodes and scores ``[B, W]`` and a width N → nodes and scores ``[B, N]``, as :func:`select_top`."""
+
+
+class Proposal(NamedTuple):
+    """What a drafter proposes in a round.
+
+    Attributes:
+        nodes: the token tree, ``[B, T]``, int64, root-padded; each node comes with its ancestors below the beams.
+        drawn: for each level below the beams, the nodes that the draft selected and their scores under it, ``[B, N]``
+            each, in the order of selection; empty where a drafter does not select by the draft's probabilities alone.
+    """
+
+    nodes: Tensor
+    drawn: list[tuple[Tensor, Tensor]]
 
 
 class Drafter(ABC):
@@ -20,60 +40,133 @@ class Drafter(ABC):
 
     needs_draft: bool = False
 
+    def prepare(self, target: PreTrainedModel) -> None:
+        """Get ready to draft for a target; called once by the decoder."""
+
     @abstractmethod
-    def propose(self, beams: Beams | None, trie: ItemTrie, draft: PrefixScorer | None, batch_size: int) -> Tensor:
-        """Return nodes below ``beams``, ``[B, T]``, root-padded, each with all ancestors below its beam.
+    def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
+        """Return nodes below ``beams``; leaves, and nodes that are scored or not allowed, cost nothing.
 
         Args:
-            beams: the target's beams, best first; None before the first round, when only the root is known.
-            trie: the catalog.
+            beams: where the target's search stands; prefixes are best first under strict verification.
+            target: the target's scorer, to look at: its trie and what a request allows.
             draft: the draft model's scorer, if :attr:`needs_draft`.
-            batch_size: number of requests ``B``.
+            select: how the draft's candidates are selected, which the verifier decides: the best, or at random.
         """
 
 
 class NoDrafter(Drafter):
     """Proposes nothing: plain beam search, one target call a level."""
 
-    def propose(self, beams: Beams | None, trie: ItemTrie, draft: PrefixScorer | None, batch_size: int) -> Tensor:
+    def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
         """Return no node; see :meth:`Drafter.propose`."""
-        return torch.zeros(batch_size, 0, dtype=torch.long, device=trie.token.device)
+        return Proposal(beams.nodes[:, :0], [])
 
 
 class TrieDrafter(Drafter):
-    """Proposes all legal descendants, without any model.
+    """Proposes all legal descendants of the beams, without any model.
 
-    From the root: the first levels of the catalog, each whole or not at all, since nothing ranks them yet. Later: the
-    descendants of the beams, level by level. Where these do not fit, the descendants of the best beams are taken.
+    Level by level, as far as the node budget goes. The level that does not fit is cut: children of the best beams come
+    first. From the root, where nothing ranks them yet, such a level is left out.
 
     Args:
-        max_nodes: nodes to propose a request and round at most.
+        max_nodes: nodes to propose a request and call at most, or ``auto``: the largest tree whose target call costs at
+            most ``extra_cost`` more than a call for one node, measured once for a target on its device.
+        extra_cost: what ``auto`` may cost, as a share of the smallest call.
     """
 
-    def __init__(self, max_nodes: int = 256) -> None:
-        require_at_least(1, max_nodes=max_nodes)
+    def __init__(self, max_nodes: int | Literal["auto"] = 256, extra_cost: float = 0.5) -> None:
+        if max_nodes != "auto":
+            require_at_least(1, max_nodes=max_nodes)
+        if extra_cost < 0:
+            raise ValueError(f"extra_cost is {extra_cost}; expected 0 or more")
         self.max_nodes = max_nodes
+        self.extra_cost = extra_cost
+        self.budget = 1 if max_nodes == "auto" else max_nodes
 
-    def propose(self, beams: Beams | None, trie: ItemTrie, draft: PrefixScorer | None, batch_size: int) -> Tensor:
+    def prepare(self, target: PreTrainedModel) -> None:
+        """Measure the budget if it is ``auto``."""
+        if self.max_nodes == "auto":
+            self.budget = measure_budget(target, self.extra_cost)
+
+    def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
         """Return descendants; see :meth:`Drafter.propose`."""
-        if beams is None:
-            end = max(start for start in trie.depth_start[1:-1] if start <= self.max_nodes + 1)
-            return torch.arange(1, end, device=trie.token.device).expand(batch_size, -1)
-        depth = int(trie.depth(beams.nodes[:, 0]).min())
-        level, proposed, budget = beams.nodes, [beams.nodes[:, :0]], self.max_nodes
-        for _ in range(depth + 1, trie.num_levels):
-            if budget == 0:
-                break
-            level = trie.concatenated_children(level, budget)
-            proposed.append(level)
-            budget -= level.shape[1]
-        return torch.cat(proposed, dim=1)
+        levels, (nodes, mask), left = self._whole_levels(beams, target)
+        mask = mask & (beams.depth > 0)[:, None]
+        children = target.trie.children(nodes, mask, limit=self.budget)
+        wanted = _needs_scoring(children.values, target)
+        return Proposal(torch.cat([*levels, children.values * (wanted & (wanted.cumsum(1) <= left))], dim=1), [])
+
+    def _whole_levels(
+        self, beams: Beams, target: PrefixScorer
+    ) -> tuple[list[Tensor], tuple[Tensor, Tensor], Tensor]:
+        """Take levels below the beams as long as they fit.
+
+        Returns:
+            the levels, ``[B, W]`` each, root-padded; the deepest level of each request (its beams if none fits) with
+            its mask; and how many nodes are left of each budget, ``[B, 1]``.
+        """
+        trie = target.trie
+        nodes, mask, levels = beams.nodes, beams.mask, [beams.nodes[:, :0]]
+        left = torch.full_like(beams.depth, self.budget)[:, None]
+        going = torch.ones_like(mask[:, :1])
+        for _ in range(int(beams.depth.min()), trie.num_levels - 1):
+            going &= (trie.num_children(nodes) * mask).sum(1, keepdim=True) <= left
+            children = trie.children(nodes, mask & going)
+            wanted = _needs_scoring(children.values, target)
+            levels.append(children.values * wanted)
+            left = left - wanted.sum(1, keepdim=True)
+            missing = max(nodes.shape[1] - wanted.shape[1], 0), max(wanted.shape[1] - nodes.shape[1], 0)
+            nodes = torch.where(going, _widen(children.values, missing[0]), _widen(nodes, missing[1]))
+            mask = torch.where(going, _widen(wanted, missing[0]), _widen(mask, missing[1]))
+        return levels, (nodes, mask), left
+
+
+class HybridDrafter(TrieDrafter):
+    """The trie takes the narrow levels, the draft model chooses in the wide one.
+
+    Levels that fit the budget are proposed whole, as by :class:`TrieDrafter`, so at the same budget a request never
+    needs more target calls than there. In the first level that does not fit, the draft ranks the prefixes (by the
+    target's scores of the beams, continued by its own; one draft call), and the best come with their whole subtrees as
+    far as the budget goes. Where fewer than K subtrees would fit, the prefixes come alone.
+
+    Args:
+        max_nodes: see :class:`TrieDrafter`.
+        extra_cost: see :class:`TrieDrafter`.
+    """
+
+    needs_draft = True
+
+    def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
+        """Return whole levels and the draft's choice below; see :meth:`Drafter.propose`."""
+        draft = _require(draft, self)
+        trie = target.trie
+        levels, (nodes, mask), left = self._whole_levels(beams, target)
+        mask = mask & (trie.subtree_size[nodes] > 1)  # something below is left to score
+        if not mask.any():
+            return Proposal(torch.cat(levels, dim=1), [])
+        draft.score(torch.cat([trie.path(beams.nodes).flatten(1), *levels], dim=1) * mask.any(1, keepdim=True))
+        children, log_probs, parent = draft.children(nodes, mask)
+        scores = _draft_scores(nodes, beams, draft).gather(1, parent) + log_probs
+        scores = scores.masked_fill(~_needs_scoring(children, target), -torch.inf)
+        chosen, scores = select_top(children, scores, min(self.budget, children.shape[1]))
+        mask = scores > -torch.inf
+        fits = mask & ((trie.subtree_size[chosen] * mask).cumsum(1) <= left)
+        closes = fits.sum(1, keepdim=True) >= beams.nodes.shape[1]
+        levels.append(chosen * torch.where(closes, fits, mask & (mask.cumsum(1) <= left)))
+        mask = fits & closes
+        while mask.any():
+            subtree = trie.children(chosen, mask)
+            chosen, mask = subtree.values, _needs_scoring(subtree.values, target)
+            levels.append(chosen * mask)
+        return Proposal(torch.cat(levels, dim=1), [])
 
 
 class ModelDrafter(Drafter):
-    """Proposes the beams of a beam search by the draft model (AtSpeed, arXiv 2410.05165, section 3).
+    """Proposes the beams of a search by the draft model (AtSpeed, arXiv 2410.05165, section 3).
 
-    It starts from the target's beams and their scores, and goes ``gamma`` levels down with ``draft_beams`` beams.
+    It starts from the target's beams and their scores, and goes ``gamma`` levels down with ``draft_beams`` beams. Under
+    sampling verification the beams of a level are drawn from the draft without replacement instead of being its best.
 
     Args:
         draft_beams: beam width N of the draft.
@@ -87,16 +180,43 @@ class ModelDrafter(Drafter):
         self.draft_beams = draft_beams
         self.gamma = gamma
 
-    def propose(self, beams: Beams | None, trie: ItemTrie, draft: PrefixScorer | None, batch_size: int) -> Tensor:
+    def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
         """Return the draft's beams; see :meth:`Drafter.propose`."""
-        if draft is None:
-            raise ValueError("ModelDrafter needs a draft model; give the decoder one, or choose TrieDrafter")
-        depth = 0 if beams is None else int(trie.depth(beams.nodes[:, 0]).min())
-        proposed = [torch.zeros(batch_size, 0, dtype=torch.long, device=trie.token.device)]
-        for _ in range(depth, min(depth + self.gamma, trie.num_levels - 1)):  # leaves need no scoring
-            draft.score(proposed[0] if beams is None else beams.nodes)
-            beams = (
-                first_beams(draft, self.draft_beams) if beams is None else next_beams(draft, beams, self.draft_beams)
-            )
-            proposed.append(beams.nodes)
-        return torch.cat(proposed, dim=1)
+        draft = _require(draft, self)
+        trie, nodes, scores, drawn = target.trie, beams.nodes, beams.scores, []
+        depth = int(beams.depth.min())
+        for level in range(min(self.gamma, trie.num_levels - 1 - depth)):
+            draft.score(trie.path(nodes).flatten(1) if level == 0 else nodes)
+            children, log_probs, parent = draft.children(nodes, scores > -torch.inf)
+            child_scores = scores.gather(1, parent) + log_probs
+            child_scores = child_scores.masked_fill(trie.is_leaf(children), -torch.inf)  # leaves need no scoring
+            nodes, scores = select(children, child_scores, self.draft_beams)
+            drawn.append((nodes, scores))
+        return Proposal(torch.cat([beams.nodes[:, :0], *(level for level, _ in drawn)], dim=1), drawn)
+
+
+def _require(draft: PrefixScorer | None, drafter: Drafter) -> PrefixScorer:
+    if draft is None:
+        raise ValueError(f"{type(drafter).__name__} needs a draft model; give the decoder one, or choose TrieDrafter")
+    return draft
+
+
+def _needs_scoring(nodes: Tensor, target: PrefixScorer) -> Tensor:
+    """Return which nodes a target call would score: inner nodes that the request allows; ``[B, W]``, bool."""
+    needed = (nodes != ROOT) & ~target.trie.is_leaf(nodes)
+    return needed if target.allowed is None else needed & target.allowed.gather(1, nodes)
+
+
+def _draft_scores(nodes: Tensor, beams: Beams, draft: PrefixScorer) -> Tensor:
+    """Return the scores of descendants of the beams: the beam's, continued by the draft; ``[B, W]``."""
+    scores = torch.zeros(nodes.shape, device=nodes.device)
+    for _ in range(draft.trie.num_levels - 1):
+        below = draft.trie.depth(nodes) > beams.depth[:, None]
+        scores = scores + torch.where(below, draft.log_probs(nodes), 0)
+        nodes = torch.where(below, draft.trie.parent[nodes], nodes)
+    is_beam = (nodes[..., None] == beams.nodes[:, None]) & beams.mask[:, None]  # [B, W, K]
+    return scores + beams.scores.gather(1, is_beam.byte().argmax(2))
+
+
+def _widen(values: Tensor, missing: int) -> Tensor:
+    return torch.nn.functional.pad(values, (0, missing)) if missing else values

@@ -1,6 +1,6 @@
 """Log-probabilities of trie nodes under a causal language model, each prefix scored once."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +9,21 @@ from transformers import DynamicCache, PreTrainedModel
 from atspeed.decoding.trie import ROOT, ItemTrie
 
 Normalize = Literal["vocabulary", "allowed"]
+
+
+class Children(NamedTuple):
+    """The children of a row's nodes in one list, in the order of the nodes.
+
+    Attributes:
+        nodes: ``[B, W]``, int64; root at padding.
+        log_probs: given the parent, ``[B, W]``, float32; minus infinity at padding, for a child that the request does
+            not allow, and where the parent has not been scored.
+        parent: place of the parent among the given nodes, ``[B, W]``, int64.
+    """
+
+    nodes: Tensor
+    log_probs: Tensor
+    parent: Tensor
 
 
 class PrefixScorer:
@@ -26,9 +41,10 @@ class PrefixScorer:
         prompt_mask: True where a token is no padding, ``[B, P]``, bool.
         normalize: ``vocabulary``: log-softmax over all tokens, as ``transformers.generate`` ranks;
             ``allowed``: over a node's legal children.
+        allowed: nodes that a request may use, ``[B, M]``, bool; all if not given.
 
     Attributes:
-        nodes: scored node of each slot after the prompt, -1 where a slot is unused, ``[B, S]``.
+        nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``; the first slot is the root's.
         calls: forward passes made for each request, ``[B]``.
 
     Raises:
@@ -42,6 +58,7 @@ class PrefixScorer:
         prompts: Tensor,
         prompt_mask: Tensor,
         normalize: Normalize = "vocabulary",
+        allowed: Tensor | None = None,
     ) -> None:
         _check_window(model, prompts.shape[1] + trie.num_levels)
         self.model = model
@@ -49,113 +66,108 @@ class PrefixScorer:
         self.prompts = prompts
         self.prompt_mask = prompt_mask
         self.normalize = normalize
+        self.allowed = allowed
         # Layers are made at first use, each as long as what it is given, also where the model has a sliding window.
         self.cache = DynamicCache()
         self.calls = torch.zeros_like(prompts[:, 0])
         self.nodes = torch.full_like(prompts[:, :0], -1)
-        self._child_width = max(trie.max_children[1:], default=0)
-        self._root_log_probs: Tensor | None = None  # [B, C of the root]
-        self._child_log_probs = torch.zeros(  # [B, S, C]
-            len(prompts), 0, self._child_width, dtype=torch.float32, device=prompts.device
-        )
+        self._first_edge = torch.zeros_like(self.nodes)  # [B, S], place of a slot's first child in _edges
+        self._edges = torch.zeros(self.nodes.shape, device=prompts.device)  # [B, E], log-probabilities of children
 
     def score(self, nodes: Tensor) -> None:
         """Score the children of nodes, and of the root, in at most one forward pass.
 
         Args:
-            nodes: ``[B, T]``; root entries are padding. Leaves and nodes scored before are passed over. A node whose
-                ancestors are neither scored nor in ``nodes`` is not scored (it would not see its whole prefix).
+            nodes: ``[B, T]``; root entries are padding. Leaves, nodes scored before and nodes that a request does not
+                allow are passed over. A node whose ancestors are neither scored nor in ``nodes`` is not scored (it
+                would not see its whole prefix).
         """
         nodes = self._unscored(nodes)
-        first = self._root_log_probs is None
+        first = self.nodes.shape[1] == 0
         if not first and nodes.shape[1] == 0:
             return
-        tokens, positions = self.trie.token[nodes], self._prompt_length() + self.trie.depth(nodes) - 1
-        slots = torch.cat([self.nodes, torch.where(nodes == ROOT, -1, nodes)], dim=1)  # [B, S + T]
-        tree_mask = (self.trie.path(nodes)[..., None] == slots[:, None, None]).any(2)  # [B, T, S + T]
+        is_node, depth = nodes != ROOT, self.trie.depth(nodes)
+        tokens, positions = self.trie.token[nodes], self.prompt_mask.sum(1, keepdim=True) + depth - 1
+        in_cache = torch.cat([self.nodes[:, 1:], torch.where(is_node, nodes, -1)], dim=1)  # [B, S - 1 + T]
+        tree_mask = (self.trie.path(nodes)[..., None] == in_cache[:, None, None]).any(2)  # [B, T, S - 1 + T]
+        is_node &= tree_mask.sum(2) == depth  # it sees itself and every ancestor
         mask = torch.cat([self.prompt_mask[:, None].expand(-1, nodes.shape[1], -1), tree_mask], dim=2)
         if first:
             tokens = torch.cat([self.prompts, tokens], dim=1)
-            positions = torch.cat([(self.prompt_mask.cumsum(1) - 1).clamp(min=0), positions], dim=1)
-            mask = torch.cat([self._prompt_attention(slots.shape[1]), mask], dim=1)
-        logits = self._forward(tokens, positions, mask, keep=nodes.shape[1] + first)
-        if first:
-            self._root_log_probs = self._children_log_probs(
-                torch.full_like(self.prompts[:, :1], ROOT), logits[:, :1], self.trie.max_children[0]
-            )[:, 0]
-            logits = logits[:, 1:]
-        log_probs = self._children_log_probs(nodes, logits, self._child_width)
-        self._child_log_probs = torch.cat([self._child_log_probs, log_probs], dim=1)
-        complete = tree_mask.sum(2) == self.trie.depth(nodes)  # sees itself and every ancestor
-        self.nodes = torch.cat([self.nodes, torch.where(complete & (nodes != ROOT), nodes, -1)], dim=1)
-        self.calls += (nodes != ROOT).any(1) | first
+            positions = torch.cat([self.prompt_mask.cumsum(1) - 1, positions], dim=1)
+            mask = torch.cat([self._prompt_attention(in_cache.shape[1]), mask], dim=1)
+            nodes = torch.nn.functional.pad(nodes, (1, 0), value=ROOT)
+            is_node = torch.nn.functional.pad(is_node, (1, 0), value=True)
+        logits = self._forward(tokens, positions, mask, keep=nodes.shape[1])
+        self._keep_children(nodes, is_node, logits)
+        self.calls += is_node.any(1)
 
-    def root_children(self) -> tuple[Tensor, Tensor]:
-        """Return the root's children and their log-probabilities, ``[B, 1, C]`` each; after a :meth:`score` call."""
-        if self._root_log_probs is None:
-            raise RuntimeError("score() must be called before the root's children are known")
-        log_probs = self._root_log_probs[:, None]
-        children, _ = self.trie.children(torch.full_like(self.prompts[:, :1], ROOT), log_probs.shape[2])
-        return children, log_probs
-
-    def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return children and log-probabilities of scored nodes below the root.
+    def children(self, nodes: Tensor, valid: Tensor) -> Children:
+        """Return the children of nodes; see :class:`Children`.
 
         Args:
             nodes: ``[B, K]``.
-
-        Returns:
-            children ``[B, K, C]`` (root where there is none) and their float32 log-probabilities given the node,
-            ``[B, K, C]``: minus infinity where there is no child and for a node that has not been scored.
+            valid: False where a node is padding, ``[B, K]``, bool.
         """
-        children, mask = self.trie.children(nodes, self._child_width)
-        if self.nodes.shape[1] == 0:
-            return children, torch.full(children.shape, -torch.inf, device=nodes.device)
-        slot_is_node = self.nodes[:, None] == nodes[..., None]  # [B, K, S]
-        slot = slot_is_node.byte().argmax(2)[..., None].expand(-1, -1, self._child_width)
-        mask = mask & slot_is_node.any(2)[..., None]
-        return children, self._child_log_probs.gather(1, slot).masked_fill(~mask, -torch.inf)
+        spans = self.trie.children(nodes, valid)
+        slot, scored = self._slot(nodes)
+        known = spans.mask & scored.gather(1, spans.source)
+        edge = (self._first_edge.gather(1, slot).gather(1, spans.source) + spans.offset) * known
+        return Children(spans.values, self._edges.gather(1, edge).masked_fill(~known, -torch.inf), spans.source)
 
-    def path_log_probs(self, leaves: Tensor) -> Tensor:
-        """Return the log-probabilities of the codes of semantic IDs, all of whose prefixes have been scored.
+    def child_log_probs(self, nodes: Tensor) -> Tensor:
+        """Return the log-probabilities of the children of scored nodes, ``[B, K] → [B, K, C]``, float32.
 
-        Args:
-            leaves: one leaf a request, ``[B]``.
-
-        Returns:
-            ``[B, L]``, float32.
+        C is the largest number of children; minus infinity where there is no child, as in :class:`Children`.
         """
-        path = self.trie.path(leaves).flip(1)  # [B, L], from the first code to the last
-        _, first = self.root_children()
-        log_probs = [first[:, 0].gather(1, path[:, :1] - 1)]  # the root's children are nodes 1, 2, …
-        if self.trie.num_levels > 1:
-            _, deeper = self.children(path[:, :-1])  # [B, L - 1, C]
-            place = path[:, 1:] - self.trie.first_child[path[:, :-1]]
-            log_probs.append(deeper.gather(2, place[..., None])[..., 0])
-        return torch.cat(log_probs, dim=1)
+        count = self.trie.num_children(nodes)[..., None]
+        place = torch.arange(int(count.max()) if count.numel() else 0, device=nodes.device)
+        slot, scored = self._slot(nodes)
+        known = (place < count) & scored[..., None]  # [B, K, C]
+        edge = (self._first_edge.gather(1, slot)[..., None] + place) * known
+        return self._edges.gather(1, edge.flatten(1)).view(edge.shape).masked_fill(~known, -torch.inf)
+
+    def log_probs(self, nodes: Tensor) -> Tensor:
+        """Return the log-probability of each node given its parent: ``[B, K]``, float32; the root's is 0.
+
+        Minus infinity where the parent has not been scored.
+        """
+        parents = self.trie.parent[nodes]
+        slot, scored = self._slot(parents)
+        place = self._first_edge.gather(1, slot) + nodes - self.trie.first_child[parents]
+        known = scored & (nodes != ROOT)
+        log_probs = self._edges.gather(1, place * known)
+        return torch.where(nodes == ROOT, 0, log_probs.masked_fill(~known, -torch.inf))
 
     def is_scored(self, nodes: Tensor) -> Tensor:
-        """Return which nodes below the root have been scored: ``[B, K]`` → bool of the same shape."""
+        """Return which nodes have been scored: ``[B, K]`` → bool of the same shape."""
         return (self.nodes[:, None] == nodes[..., None]).any(2)
 
     def keep(self, rows: Tensor) -> None:
         """Drop all requests but those at ``rows`` (int64)."""
-        self.prompts, self.prompt_mask = self.prompts[rows], self.prompt_mask[rows]
-        self.nodes, self.calls = self.nodes[rows], self.calls[rows]
-        self._child_log_probs = self._child_log_probs[rows]
-        if self._root_log_probs is not None:
-            self._root_log_probs = self._root_log_probs[rows]
+        for name in ("prompts", "prompt_mask", "allowed", "nodes", "calls", "_first_edge", "_edges"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else value[rows])
+        if self.nodes.shape[1]:
             self.cache.batch_select_indices(rows)
 
-    def _prompt_length(self) -> Tensor:
-        return self.prompt_mask.sum(1, keepdim=True)  # [B, 1]
+    def _slot(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slots of nodes and whether they have one, ``[B, K]`` each."""
+        slot_is_node = self.nodes[:, None] == nodes[..., None]  # [B, K, S]
+        scored, slot = slot_is_node.byte().max(2)
+        return slot, scored.bool()
 
     def _unscored(self, nodes: Tensor) -> Tensor:
         """Return what is left to score, each node once, root-padded at the end; ``[B, T]`` → ``[B, T' ≤ T]``."""
-        nodes = torch.where(self.is_scored(nodes) | (nodes >= self.trie.depth_start[-2]), ROOT, nodes).sort(1).values
+        if nodes.shape[1] == 0:
+            return nodes
+        useless = self.is_scored(nodes) | self.trie.is_leaf(nodes)
+        if self.allowed is not None:
+            useless |= ~self.allowed.gather(1, nodes)
+        nodes = torch.where(useless, ROOT, nodes).sort(1).values
         nodes[:, 1:] = torch.where(nodes[:, 1:] == nodes[:, :-1], ROOT, nodes[:, 1:])
         nodes = nodes.sort(1, descending=True).values
-        return nodes[:, : int((nodes != ROOT).sum(1).max())] if nodes.shape[1] else nodes
+        return nodes[:, : int((nodes != ROOT).sum(1).max())]
 
     def _prompt_attention(self, num_slots: int) -> Tensor:
         """Causal attention among prompt tokens, which see no slot: ``[B, P, P + num_slots]``.
@@ -170,7 +182,7 @@ class PrefixScorer:
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Return the last ``keep`` positions' logits of one model call; ``mask`` ``[B, Q, P + S]``, True: looks at."""
         dtype = self.model.dtype
-        bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+        bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
         output = self.model(
             input_ids=tokens,
             position_ids=positions.clamp(min=0),
@@ -181,16 +193,33 @@ class PrefixScorer:
         )
         return output.logits
 
-    def _children_log_probs(self, nodes: Tensor, logits: Tensor, width: int) -> Tensor:
-        """Return the log-probabilities of children of ``nodes`` ``[B, T]``, ``[B, T, width]``; logits ``[B, T, V]``."""
+    def _keep_children(self, nodes: Tensor, valid: Tensor, logits: Tensor) -> None:
+        """Append slots for ``nodes`` ``[B, T]`` and their children's log-probabilities; logits ``[B, T, V]``."""
         logits = logits.float()
-        children, mask = self.trie.children(nodes, width)
-        child_logits = logits.gather(2, self.trie.token[children])
-        if self.normalize == "allowed":
-            normaliser = child_logits.masked_fill(~mask, -torch.inf).logsumexp(2, keepdim=True)
+        spans = self.trie.children(nodes, valid)
+        legal = spans.mask
+        if self.allowed is not None:
+            legal = legal & self.allowed.gather(1, spans.values)
+        place = spans.source * logits.shape[2] + self.trie.token[spans.values]
+        edges = logits.flatten(1).gather(1, place).masked_fill(~legal, -torch.inf)  # [B, W]
+        if self.normalize == "vocabulary":
+            normaliser = logits.logsumexp(2)
         else:
-            normaliser = logits.logsumexp(2, keepdim=True)
-        return (child_logits - normaliser).masked_fill(~mask, -torch.inf)
+            normaliser = _logsumexp_by(spans.source, edges, nodes.shape[1])
+        edges = (edges - normaliser.gather(1, spans.source)).clamp(max=0)  # rounding may lift a certain child above 0
+        count = self.trie.num_children(nodes) * valid
+        self._first_edge = torch.cat([self._first_edge, self._edges.shape[1] + count.cumsum(1) - count], dim=1)
+        self._edges = torch.cat([self._edges, edges.masked_fill(~legal, -torch.inf)], dim=1)
+        self.nodes = torch.cat([self.nodes, torch.where(valid, nodes, -1)], dim=1)
+
+
+def _logsumexp_by(group: Tensor, values: Tensor, num_groups: int) -> Tensor:
+    """Return the log of the summed exponentials of each group's values, ``[B, W]`` each → ``[B, num_groups]``."""
+    empty = torch.zeros(len(values), num_groups, device=values.device)
+    largest = empty.scatter_reduce(1, group, values.detach(), "amax", include_self=False)
+    largest = torch.where(largest == -torch.inf, 0, largest)
+    total = empty.scatter_add(1, group, (values - largest.gather(1, group)).exp())
+    return total.clamp(min=torch.finfo(total.dtype).tiny).log() + largest
 
 
 def _check_window(model: PreTrainedModel, length: int) -> None:

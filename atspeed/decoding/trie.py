@@ -1,32 +1,55 @@
 """The catalog's prefix tree as flat arrays."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-ROOT = 0  # node of the empty prefix; also what pads a list of nodes, since it never needs a token of its own
+ROOT = 0  # node of the empty prefix; also what pads a list of nodes
+END = -1  # pads semantic IDs that are shorter than others
+
+
+class Spans(NamedTuple):
+    """Concatenated spans: one list a row, made of the spans of the row's keys in their order.
+
+    Attributes:
+        values: ``[B, W]``, int64; 0 where the mask is False.
+        source: place of the key that a value belongs to, ``[B, W]``, int64.
+        offset: place of a value in its span, ``[B, W]``, int64.
+        mask: True where there is a value, ``[B, W]``, bool.
+    """
+
+    values: Tensor
+    source: Tensor
+    offset: Tensor
+    mask: Tensor
 
 
 class ItemTrie:
     """Prefixes of semantic IDs, numbered breadth-first, so that a prefix is an integer and children are contiguous.
 
-    Node 0 is the root (the empty prefix); a node's *depth* is the number of codes in its prefix; nodes of depth ``L``
-    are leaves. ``M`` is the number of nodes.
+    Node 0 is the root (the empty prefix); a node's *depth* is the number of codes in its prefix; a node without
+    children is a *leaf*, a whole semantic ID. ``M`` is the number of nodes. Each takes 48 bytes, each item 16 more.
 
     Args:
-        sids: token ids of each item's semantic ID, ``[num_items, L]``, int64. Several items may share one.
+        sids: token ids of each item's semantic ID, ``[num_items, L]``, int64. Several items may share one. A shorter
+            one is padded with -1 at its end; then none may be the beginning of another, which an end token ensures.
 
     Attributes:
-        num_levels: ``L``.
+        num_levels: ``L``, the length of the longest semantic ID.
+        num_leaves: number of distinct semantic IDs.
         token: last token of each prefix, ``[M]``; 0 for the root.
         parent: ``[M]``; the root is its own parent.
         first_child: ``[M + 1]``; the children of ``n`` are ``first_child[n] … first_child[n + 1] - 1``.
         depth_start: first node of each depth, and ``M``; ``L + 2`` integers.
-        max_children: most children of a node, by depth; ``L`` integers.
-        first_item: ``[leaves + 1]``; leaf ``M - leaves + i`` holds ``items[first_item[i] : first_item[i + 1]]``.
-        items: item indices by leaf, ``[num_items]``.
+        subtree_size: nodes that are no leaves in the subtree of ``n``, itself included, ``[M]``.
+        items: item indices in the order of their semantic IDs, ``[num_items]``.
+        first_item: the items below ``n`` are ``items[first_item[n] : first_item[n] + num_items[n]]``, ``[M]``.
+        num_items: ``[M]``.
 
     Raises:
-        ValueError: if ``sids`` is not a non-empty matrix.
+        ValueError: if ``sids`` is not a non-empty matrix, or a semantic ID is empty, has a hole, or is the beginning
+            of another.
 
     >>> trie = ItemTrie(torch.tensor([[3, 5], [3, 6], [4, 5], [3, 6]]))
     >>> trie.num_nodes, trie.depth_start, trie.first_child.tolist()
@@ -41,29 +64,44 @@ class ItemTrie:
                 f"semantic IDs have the shape {tuple(sids.shape)}; expected [items, levels], none of them 0"
             )
         self.num_levels = sids.shape[1]
+        _check_ends(sids)
         order = torch.arange(len(sids))
         for level in reversed(range(self.num_levels)):  # a stable sort from the last column to the first: rows by code
             order = order[sids[order, level].argsort(stable=True)]
         rows = sids[order]
         differs = torch.ones_like(rows, dtype=torch.bool)
-        differs[1:] = (rows[1:] != rows[:-1]).cumsum(1) > 0  # [items, L]: does this row open a node of depth l + 1?
+        differs[1:] = (rows[1:] != rows[:-1]).cumsum(1) > 0  # [items, L]: does this row start another prefix?
 
-        tokens, parents = [torch.zeros(1, dtype=torch.long)], [torch.zeros(1, dtype=torch.long)]
+        root = torch.zeros(1, dtype=torch.long)
+        tokens, parents, first_items, num_items = [root], [root], [root], [root + len(rows)]
         node = torch.zeros(len(rows), dtype=torch.long)  # node of each row at the depth so far
         self.depth_start = [0, 1]
         for level in range(self.num_levels):
-            opens = differs[:, level]
-            tokens.append(rows[opens, level])
-            parents.append(node[opens])
-            node = self.depth_start[-1] + opens.cumsum(0) - 1
-            self.depth_start.append(self.depth_start[-1] + int(opens.sum()))
+            start = differs[:, level].nonzero()[:, 0]
+            count = start.diff(append=torch.tensor([len(rows)]))
+            exists = rows[start, level] != END
+            start, count = start[exists], count[exists]
+            tokens.append(rows[start, level])
+            parents.append(node[start])
+            first_items.append(start)
+            num_items.append(count)
+            opens = differs[:, level] & (rows[:, level] != END)
+            node = torch.where(rows[:, level] != END, self.depth_start[-1] + opens.cumsum(0) - 1, node)
+            self.depth_start.append(self.depth_start[-1] + len(start))
         self.token, self.parent = torch.cat(tokens), torch.cat(parents)
+        self.first_item, self.num_items = torch.cat(first_items), torch.cat(num_items)
         num_children = torch.bincount(self.parent[1:], minlength=self.num_nodes)
+        self.num_leaves = int((num_children == 0).sum())
+        if num_children[node].any():
+            item = int(order[num_children[node].nonzero()[0, 0]])
+            raise ValueError(
+                f"the semantic ID {sids[item][sids[item] != END].tolist()} is the beginning of another one: end each "
+                "with an end token"
+            )
         self.first_child = 1 + torch.nn.functional.pad(num_children.cumsum(0), (1, 0))
-        spans = zip(self.depth_start[:-2], self.depth_start[1:-1], strict=True)
-        self.max_children = [int(num_children[start:end].max()) for start, end in spans]
-        leaf = node - self.depth_start[-2]
-        self.first_item = torch.nn.functional.pad(torch.bincount(leaf).cumsum(0), (1, 0))
+        self.subtree_size = (num_children > 0).long()
+        for start, end in reversed(list(zip(self.depth_start[1:-1], self.depth_start[2:], strict=True))):
+            self.subtree_size.index_add_(0, self.parent[start:end], self.subtree_size[start:end].clone())
         self.items = order
         self._leaf_of_item = torch.empty_like(order)
         self._leaf_of_item[order] = node
@@ -75,14 +113,15 @@ class ItemTrie:
         return self.depth_start[-1]
 
     @property
-    def num_leaves(self) -> int:
-        """Number of distinct semantic IDs."""
-        return self.depth_start[-1] - self.depth_start[-2]
+    def has_one_length(self) -> bool:
+        """Whether all semantic IDs have the same number of codes."""
+        return self.num_leaves == self.depth_start[-1] - self.depth_start[-2]
 
     def to(self, device: torch.device | str) -> "ItemTrie":
         """Move the arrays to a device; returns itself."""
-        for name in ("token", "parent", "first_child", "first_item", "items", "_leaf_of_item", "_depth_bounds"):
-            setattr(self, name, getattr(self, name).to(device))
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
         return self
 
     def depth(self, nodes: Tensor) -> Tensor:
@@ -93,6 +132,10 @@ class ItemTrie:
         """Return the number of children of nodes, the same shape."""
         return self.first_child[nodes + 1] - self.first_child[nodes]
 
+    def is_leaf(self, nodes: Tensor) -> Tensor:
+        """Return which nodes are whole semantic IDs, the same shape, bool."""
+        return self.num_children(nodes) == 0
+
     def path(self, nodes: Tensor) -> Tensor:
         """Return each node and its ancestors below the root, nearest first, root-padded: ``[…] → […, L]``."""
         path = [nodes]
@@ -100,24 +143,20 @@ class ItemTrie:
             path.append(self.parent[path[-1]])
         return torch.stack(path, dim=-1)
 
-    def children(self, nodes: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """Return the children of nodes, ``[…, width]``, and a mask of those that exist."""
-        place = torch.arange(width, device=nodes.device)
-        mask = place < self.num_children(nodes)[..., None]
-        return torch.where(mask, self.first_child[nodes][..., None] + place, ROOT), mask
+    def codes(self, nodes: Tensor) -> Tensor:
+        """Return the codes of prefixes, first to last, padded with -1 at the end: ``[…] → […, L]``."""
+        place = self.depth(nodes)[..., None] - 1 - torch.arange(self.num_levels, device=nodes.device)  # from the node up
+        return torch.where(place < 0, END, self.token[self.path(nodes).gather(-1, place.clamp(min=0))])
 
-    def concatenated_children(self, nodes: Tensor, limit: int) -> Tensor:
+    def children(self, nodes: Tensor, valid: Tensor, limit: int | None = None) -> Spans:
         """Return the children of all nodes of a row in one list, in the order of their parents.
 
         Args:
-            nodes: ``[B, W]``; root entries are padding and have no children here.
-            limit: the list is cut after so many.
-
-        Returns:
-            ``[B, T]``, root-padded, with T the longest list's length, at most ``limit``.
+            nodes: ``[B, W]``.
+            valid: False where a node is padding, ``[B, W]``, bool.
+            limit: the lists are cut after so many.
         """
-        children, mask = _concatenate_spans(self.first_child, nodes, nodes != ROOT, limit)
-        return torch.where(mask, children, ROOT)
+        return concatenate_spans(self.first_child[nodes], self.num_children(nodes) * valid, limit)
 
     def concatenated_items(self, leaves: Tensor, limit: int) -> Tensor:
         """Return the items of all leaves of a row in one list: all items of a shared semantic ID, side by side.
@@ -129,20 +168,36 @@ class ItemTrie:
         Returns:
             item indices, ``[B, T]``, padded with -1, with T the longest list's length, at most ``limit``.
         """
-        leaf = (leaves - self.depth_start[-2]).clamp(min=0)
-        places, mask = _concatenate_spans(self.first_item, leaf, leaves != ROOT, limit)
-        return torch.where(mask, self.items[torch.where(mask, places, 0)], -1)
+        places = concatenate_spans(self.first_item[leaves], self.num_items[leaves] * (leaves != ROOT), limit)
+        return torch.where(places.mask, self.items[places.values], -1)
 
     def leaves(self, items: Tensor) -> Tensor:
         """Return the leaf of each item index, the same shape."""
         return self._leaf_of_item[items]
 
+    def node_mask(self, item_mask: Tensor) -> Tensor:
+        """Return which nodes have an item below them that is wanted: bool, ``[…, num_items] → […, M]``."""
+        wanted = torch.nn.functional.pad(item_mask[..., self.items].cumsum(-1), (1, 0))
+        return wanted[..., self.first_item + self.num_items] > wanted[..., self.first_item]
 
-def _concatenate_spans(first: Tensor, keys: Tensor, valid: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Concatenate the spans ``first[key] … first[key + 1] - 1`` of a row's keys ``[B, W]``; ``([B, T], mask)``."""
-    counts = (first[keys + 1] - first[keys]) * valid
-    ends = counts.cumsum(1)
-    width = min(limit, int(ends[:, -1].max()))
-    place = torch.arange(width, device=keys.device).expand(len(keys), width).contiguous()  # [B, T]
-    span = torch.searchsorted(ends, place, right=True).clamp(max=keys.shape[1] - 1)
-    return first[keys.gather(1, span)] + place - (ends - counts).gather(1, span), place < ends[:, -1:]
+
+def concatenate_spans(first: Tensor, count: Tensor, limit: int | None = None) -> Spans:
+    """Concatenate the spans ``first … first + count - 1`` of each row's keys, ``[B, W]`` each; see :class:`Spans`."""
+    ends = count.cumsum(1)
+    width = int(ends[:, -1].max())
+    place = torch.arange(width if limit is None else min(limit, width), device=first.device)
+    place = place.expand(len(first), -1).contiguous()  # [B, T]
+    source = torch.searchsorted(ends, place, right=True).clamp(max=first.shape[1] - 1)
+    offset = place - (ends - count).gather(1, source)
+    mask = place < ends[:, -1:]
+    return Spans((first.gather(1, source) + offset) * mask, source, offset, mask)
+
+
+def _check_ends(sids: Tensor) -> None:
+    ended = sids == END
+    if ended.any():
+        if ended[:, 0].any():
+            raise ValueError(f"the semantic ID of item {int(ended[:, 0].nonzero()[0, 0])} is empty")
+        holes = (ended[:, :-1] & ~ended[:, 1:]).any(1)
+        if holes.any():
+            raise ValueError(f"the semantic ID of item {int(holes.nonzero()[0, 0])} goes on after -1, its end")

@@ -3,9 +3,12 @@
 from abc import ABC, abstractmethod
 
 import torch
+from torch import Tensor
 
-from atspeed.decoding.beams import Beams, next_beams
+from atspeed.decoding.beams import Beams, next_beams, select_top
+from atspeed.decoding.drafters import Proposal, Select
 from atspeed.decoding.scorer import PrefixScorer
+from atspeed.decoding.trie import ItemTrie
 
 
 class Verifier(ABC):
@@ -17,9 +20,31 @@ class Verifier(ABC):
 
     name: str
 
+    def check(self, trie: ItemTrie) -> None:
+        """Raise a ValueError if the verifier cannot serve a catalog."""
+
+    def selection(self, generator: torch.Generator | None) -> Select:
+        """Return how a draft model selects its candidates: by default the best."""
+        return select_top
+
     @abstractmethod
-    def advance(self, beams: Beams, target: PrefixScorer) -> Beams:
-        """Return the beams after as many levels as the target's scores allow, each request by itself."""
+    def advance(
+        self,
+        beams: Beams,
+        target: PrefixScorer,
+        draft: PrefixScorer | None,
+        proposal: Proposal,
+        generator: torch.Generator | None,
+    ) -> Beams:
+        """Return the beams after as many levels as the target's scores allow, each request by itself.
+
+        Args:
+            beams: where the search stands; the target has scored all prefixes.
+            target: the target's scorer, after its call.
+            draft: the draft's scorer, if the drafter has one.
+            proposal: what was proposed in this round.
+            generator: of random numbers.
+        """
 
 
 class StrictTopK(Verifier):
@@ -30,12 +55,20 @@ class StrictTopK(Verifier):
 
     name = "strict"
 
-    def advance(self, beams: Beams, target: PrefixScorer) -> Beams:
+    def advance(
+        self,
+        beams: Beams,
+        target: PrefixScorer,
+        draft: PrefixScorer | None,
+        proposal: Proposal,
+        generator: torch.Generator | None,
+    ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
-        width = beams.nodes.shape[1]
-        while True:
-            ready = (target.is_scored(beams.nodes) | (beams.scores == -torch.inf)).all(1, keepdim=True)  # [B, 1]
-            if not ready.any():
-                return beams
-            further = next_beams(target, beams, width)
-            beams = Beams(*(torch.where(ready, new, old) for new, old in zip(further, beams, strict=True)))
+        while (ready := is_ready(beams, target)).any():
+            beams = next_beams(target, beams).where(ready, beams)
+        return beams
+
+
+def is_ready(beams: Beams, target: PrefixScorer) -> Tensor:
+    """Return which requests can go a level further: there are prefixes, all of them scored; ``[B]``, bool."""
+    return (target.is_scored(beams.nodes) | ~beams.mask).all(1) & beams.mask.any(1)

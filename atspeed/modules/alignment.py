@@ -98,14 +98,11 @@ class Alignment(StageModule):
         prefixes = trie.path(beams)[..., 1:].flatten(1)  # [B, K · (L - 1)], those that end before the last code
         draft.score(torch.cat([prefixes, trie.path(truth)], dim=1))
 
-        per_prefix = [
-            self._divergence(draft.root_children()[1], target.root_children()[1]).expand(len(truth), beams.shape[1])
-        ]
-        if trie.num_levels > 1:
-            exists = prefixes != ROOT
-            deeper = self._divergence(draft.children(prefixes)[1][exists], target.children(prefixes)[1][exists])
-            per_prefix.append(deeper)
-        return -draft.path_log_probs(truth).mean(), torch.cat([part.flatten() for part in per_prefix]).mean()
+        root, exists = torch.zeros_like(truth)[:, None], prefixes != ROOT
+        at_root = self._divergence(draft.child_log_probs(root), target.child_log_probs(root))  # [B, 1]
+        deeper = self._divergence(draft.child_log_probs(prefixes)[exists], target.child_log_probs(prefixes)[exists])
+        per_prefix = torch.cat([at_root.expand_as(beams).flatten(), deeper])
+        return -draft.log_probs(trie.path(truth)).mean(), per_prefix.mean()
 
     def _divergence(self, draft_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
         """Return the loss at each prefix, with both models normalised over its legal children."""

@@ -3,8 +3,20 @@ import logging
 import pytest
 import torch
 
-from atspeed.decoding import Drafter, ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter, Verifier
+from atspeed.decoding import (
+    ROOT,
+    Drafter,
+    HybridDrafter,
+    ItemTrie,
+    ModelDrafter,
+    NoDrafter,
+    Proposal,
+    SpeculativeDecoder,
+    TrieDrafter,
+    Verifier,
+)
 from atspeed.decoding.beams import Beams, select_top
+from atspeed.decoding.drafters import Select
 from atspeed.decoding.scorer import PrefixScorer
 from tests.decoding.tiny import random_prompts, random_sids, tiny_model
 
@@ -43,8 +55,9 @@ def test_a_narrow_draft_is_rejected_and_costs_no_more_than_plain() -> None:
 class WrongDrafter(Drafter):
     """Proposes nodes at random, with and without their ancestors, again and again."""
 
-    def propose(self, beams: Beams | None, trie: ItemTrie, draft: PrefixScorer | None, batch_size: int) -> torch.Tensor:
-        return torch.randint(0, trie.num_nodes, (batch_size, 30), generator=torch.Generator().manual_seed(2))
+    def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
+        size, generator = (len(beams.nodes), 30), torch.Generator().manual_seed(2)
+        return Proposal(torch.randint(0, target.trie.num_nodes, size, generator=generator), [])
 
 
 def test_answers_are_the_same_alone_in_a_batch_and_with_any_drafter() -> None:
@@ -57,6 +70,8 @@ def test_answers_are_the_same_alone_in_a_batch_and_with_any_drafter() -> None:
         NoDrafter(),
         TrieDrafter(20),
         TrieDrafter(),
+        HybridDrafter(20),
+        HybridDrafter(),
         WrongDrafter(),
         ModelDrafter(3, 2),
         ModelDrafter(100, 3),
@@ -96,7 +111,7 @@ def test_single_item_and_single_level_catalogs(sids: torch.Tensor) -> None:
 class IdleVerifier(Verifier):
     name = "idle"
 
-    def advance(self, beams: Beams, target: PrefixScorer) -> Beams:
+    def advance(self, beams: Beams, *_: object) -> Beams:
         return beams
 
 
@@ -106,14 +121,16 @@ def test_a_verifier_that_does_not_go_on_is_named() -> None:
 
 
 def test_ties_go_to_the_smaller_node() -> None:
-    beams = select_top(torch.tensor([[4, 5, 6, 7]]), torch.tensor([[-1.0, -0.5, -1.0, -1.0]]), 3)
-    assert beams.nodes.tolist() == [[5, 4, 6]]
+    nodes, scores = select_top(torch.tensor([[7, 5, 6, 4]]), torch.tensor([[-1.0, -0.5, -1.0, -1.0]]), 3)
+    assert nodes.tolist() == [[5, 4, 6]]
+    assert scores.tolist() == [[-0.5, -1.0, -1.0]]
+    assert select_top(torch.tensor([[9, 8]]), torch.tensor([[0.0, -0.0]]), 1)[0].tolist() == [[8]]
 
 
-def test_padding_stays_the_root() -> None:
-    beams = select_top(torch.tensor([[4, 5]]), torch.tensor([[-1.0, -torch.inf]]), 3)
-    assert beams.nodes.tolist() == [[4, 0, 0]]
-    assert beams.scores.tolist() == [[-1.0, -torch.inf, -torch.inf]]
+def test_padding_is_the_root() -> None:
+    nodes, scores = select_top(torch.tensor([[4, 5]]), torch.tensor([[-1.0, -torch.inf]]), 3)
+    assert nodes.tolist() == [[4, ROOT, ROOT]]
+    assert scores.tolist() == [[-1.0, -torch.inf, -torch.inf]]
 
 
 def test_bad_settings_are_named() -> None:

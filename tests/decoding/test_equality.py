@@ -29,7 +29,7 @@ def assert_equals_generate(
     width = min(num_beams, trie.num_leaves)
     assert decoded.leaves.shape == (len(prompts), width)
     assert (decoded.leaves >= trie.depth_start[-2]).all(), "every answer is a whole semantic ID"
-    tokens = trie.token[trie.path(decoded.leaves).flip(-1)]
+    tokens = trie.codes(decoded.leaves)
     torch.testing.assert_close(decoded.scores, expected_scores[:, :width], atol=SCORE_TOLERANCE, rtol=0)
     for row in range(len(prompts)):
         ours = {

@@ -15,6 +15,11 @@ def scorer(family: str = "llama", normalize: str = "vocabulary") -> PrefixScorer
     return PrefixScorer(tiny_model(family, VOCAB_SIZE), TRIE, PROMPTS, MASK, normalize)  # type: ignore[arg-type]
 
 
+def code_log_probs(scored: PrefixScorer, leaves: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the codes of leaves ``[B]``, first to last."""
+    return scored.log_probs(TRIE.path(leaves).flip(1))
+
+
 @torch.no_grad()
 def unpadded_log_probs(family: str, row: int) -> torch.Tensor:
     """Log-probabilities of the codes of ``LEAVES[row]`` by one plain forward pass without any padding or tree."""
@@ -36,7 +41,7 @@ def test_log_probs_equal_a_plain_forward_pass_in_whatever_order_nodes_come(famil
         step_by_step.score(nodes)
     with_others.score(torch.cat([others, prefixes], 1))
     for scored, calls in ((at_once, 1), (step_by_step, 3), (with_others, 1)):
-        torch.testing.assert_close(scored.path_log_probs(LEAVES), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(code_log_probs(scored, LEAVES), expected, atol=1e-5, rtol=1e-5)
         assert scored.calls.tolist() == [calls, calls]
 
 
@@ -45,11 +50,11 @@ def test_nothing_is_scored_twice() -> None:
     scored = scorer()
     nodes = torch.tensor([[1, 2, 1, ROOT], [3, 3, 3, 3]])
     scored.score(nodes)
-    assert [sorted(row) for row in scored.nodes.tolist()] == [[1, 2], [-1, 3]]
+    assert [sorted(row) for row in scored.nodes.tolist()] == [[ROOT, 1, 2], [-1, ROOT, 3]]
     scored.score(nodes)
     scored.score(TRIE.leaves(torch.tensor([[0], [1]])))  # leaves have no children to score
     assert scored.calls.tolist() == [1, 1]
-    assert scored.nodes.shape == (2, 2)
+    assert scored.nodes.shape == (2, 3)
 
 
 @torch.no_grad()
@@ -58,7 +63,7 @@ def test_a_node_without_its_ancestors_is_not_scored() -> None:
     deep = TRIE.path(LEAVES)[:, 1:2]
     scored.score(deep)
     assert not scored.is_scored(deep).any()
-    assert (scored.children(deep)[1] == -torch.inf).all()
+    assert (scored.child_log_probs(deep) == -torch.inf).all()
 
 
 @torch.no_grad()
@@ -66,7 +71,7 @@ def test_allowed_normalisation_sums_to_one_over_the_children() -> None:
     scored = scorer(normalize="allowed")
     nodes = torch.tensor([[1, 2], [2, 3]])
     scored.score(nodes)
-    for log_probs in (scored.root_children()[1], scored.children(nodes)[1]):
+    for log_probs in (scored.child_log_probs(nodes[:, :1] * ROOT), scored.child_log_probs(nodes)):
         torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(log_probs.shape[:-1]))
 
 
@@ -79,7 +84,7 @@ def test_requests_can_leave() -> None:
     scored.score(nodes[1:, :1])
     alone.score(nodes)
     torch.testing.assert_close(
-        scored.path_log_probs(LEAVES[1:]), alone.path_log_probs(LEAVES)[1:], atol=1e-5, rtol=1e-5
+        code_log_probs(scored, LEAVES[1:]), code_log_probs(alone, LEAVES)[1:], atol=1e-5, rtol=1e-5
     )
 
 
@@ -87,7 +92,7 @@ def test_gradients_flow_through_the_packed_tree() -> None:
     model = tiny_model("llama", VOCAB_SIZE, seed=5)
     scored = PrefixScorer(model, TRIE, PROMPTS, MASK)
     scored.score(TRIE.path(LEAVES)[:, 1:])
-    packed = torch.autograd.grad(scored.path_log_probs(LEAVES).sum(), list(model.parameters()))
+    packed = torch.autograd.grad(code_log_probs(scored, LEAVES).sum(), list(model.parameters()))
     total = torch.zeros(())
     for row in range(2):
         codes = TRIE.token[TRIE.path(LEAVES[row]).flip(-1)]
@@ -102,8 +107,3 @@ def test_a_window_shorter_than_the_prompt_is_refused() -> None:
     prompts, mask = random_prompts(torch.Generator().manual_seed(1), [38], VOCAB_SIZE)
     with pytest.raises(ValueError, match=r"sliding_window is 40, but a prompt and a semantic ID take 41 tokens"):
         PrefixScorer(tiny_model("mistral", VOCAB_SIZE), TRIE, prompts, mask)
-
-
-def test_root_children_need_a_score() -> None:
-    with pytest.raises(RuntimeError, match="score"):
-        scorer().root_children()

@@ -34,10 +34,6 @@ def test_arrays_describe_the_prefix_tree(sids: list[list[int]]) -> None:
     assert trie.depth(every).tolist() == [len(prefix) for prefix in prefixes]
     leaves = trie.leaves(torch.arange(len(sids)))
     assert [prefixes[leaf] for leaf in leaves.tolist()] == [tuple(codes) for codes in sids]
-    widths = [0] * len(sids[0])
-    for prefix in prefixes[: trie.depth_start[-2]]:
-        widths[len(prefix)] = max(widths[len(prefix)], int(trie.num_children(torch.tensor(node[prefix]))))
-    assert trie.max_children == widths
     items = trie.concatenated_items(torch.arange(trie.depth_start[-2], trie.num_nodes)[None], limit=1000)[0].tolist()
     assert sorted(items) == list(range(len(sids)))
 
@@ -45,15 +41,13 @@ def test_arrays_describe_the_prefix_tree(sids: list[list[int]]) -> None:
 TRIE = ItemTrie(torch.tensor([[3, 5], [3, 6], [4, 5], [3, 6]]))
 
 
-def test_children_are_padded_with_the_root() -> None:
-    children, mask = TRIE.children(torch.tensor([[1, 2]]), width=2)
-    assert children.tolist() == [[[3, 4], [5, ROOT]]]
-    assert mask.tolist() == [[[True, True], [True, False]]]
-
-
-def test_concatenated_children_follow_their_parents_and_are_cut() -> None:
-    assert TRIE.concatenated_children(torch.tensor([[2, 1], [1, ROOT]]), limit=9).tolist() == [[5, 3, 4], [3, 4, ROOT]]
-    assert TRIE.concatenated_children(torch.tensor([[2, 1], [1, ROOT]]), limit=2).tolist() == [[5, 3], [3, 4]]
+def test_children_follow_their_parents_and_are_cut() -> None:
+    nodes, valid = torch.tensor([[2, 1], [1, ROOT]]), torch.tensor([[True, True], [True, False]])
+    children = TRIE.children(nodes, valid)
+    assert children.values.tolist() == [[5, 3, 4], [3, 4, ROOT]]
+    assert children.mask.tolist() == [[True] * 3, [True, True, False]]
+    assert (children.source * children.mask).tolist() == [[0, 1, 1], [0, 0, 0]]
+    assert TRIE.children(nodes, valid, limit=2).values.tolist() == [[5, 3], [3, 4]]
 
 
 def test_colliding_items_stand_side_by_side() -> None:
