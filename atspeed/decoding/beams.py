@@ -53,6 +53,8 @@ class Beams(NamedTuple):
 
     def where(self, rows: Tensor, other: "Beams") -> "Beams":
         """Return these beams for the requests where ``rows`` (bool) is True, and the other ones elsewhere."""
+        if rows.all():  # by far the most common case
+            return self
         return Beams(
             *(torch.where(rows.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(self, other, strict=True))
         )
@@ -81,6 +83,12 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
     the new prefixes.
     """
     width = beams.nodes.shape[1]
+    if trie.has_one_length:  # all candidates of a request end or none does, so nothing is to be merged
+        nodes, scores, depth = nodes[:, :width], scores[:, :width], beams.depth + 1
+        goes_on = Beams(nodes, scores, beams.leaves, beams.leaf_scores, depth)
+        nothing = Beams.at_root(*nodes.shape, nodes.device)
+        ended = Beams(nothing.nodes, nothing.leaf_scores, nodes, scores, depth)
+        return goes_on.where(depth < trie.num_levels, ended)
     ends = trie.is_leaf(nodes)
     leaves = select_top(
         torch.cat([beams.leaves, nodes[:, :width]], dim=1),

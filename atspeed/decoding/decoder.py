@@ -83,22 +83,25 @@ def search(
     result = Decoded.empty(batch_size, num_beams, device)
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
     beams = Beams.at_root(batch_size, num_beams, device)
+    accepted, drafted = torch.zeros_like(rows), torch.zeros_like(rows)
     for _ in range(trie.num_levels):  # each round takes every request at least one level down
         proposal = drafter.propose(beams, target, draft, select)
         target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
-        before, beams = beams, verifier.advance(beams, target, draft, proposal, generator)
+        before, beams = beams.depth, verifier.advance(beams, target, draft, proposal, generator)
+        accepted += (beams.depth - before - 1).clamp(min=0)
         if proposal.nodes.shape[1]:
-            result.drafted_levels[rows] += (trie.depth(proposal.nodes).amax(1) - before.depth).clamp(min=0)
-        result.accepted_levels[rows] += (beams.depth - before.depth - 1).clamp(min=0)
-        result.leaves[rows], result.scores[rows] = beams.leaves, beams.leaf_scores
-        result.target_calls[rows] = target.calls
-        if draft is not None:
-            result.draft_calls[rows] = draft.calls
+            drafted += (trie.depth(proposal.nodes).amax(1) - before).clamp(min=0)
         active = beams.is_open.nonzero()[:, 0]
+        if len(active) < len(rows):
+            result.leaves[rows], result.scores[rows] = beams.leaves, beams.leaf_scores
+            result.accepted_levels[rows], result.drafted_levels[rows] = accepted, drafted
+            result.target_calls[rows] = target.calls
+            if draft is not None:
+                result.draft_calls[rows] = draft.calls
         if len(active) == 0:
             return result
         if drop_finished and len(active) < len(rows):
-            rows, beams = rows[active], beams.keep(active)
+            rows, beams, accepted, drafted = rows[active], beams.keep(active), accepted[active], drafted[active]
             for scorer in (target, draft):
                 if scorer is not None:
                     scorer.keep(active)

@@ -111,7 +111,7 @@ class TrieDrafter(Drafter):
         left = torch.full_like(beams.depth, self.budget)[:, None]
         going = torch.ones_like(mask[:, :1])
         for _ in range(int(beams.depth.min()), trie.num_levels - 1):
-            going &= (trie.num_children(nodes) * mask).sum(1, keepdim=True) <= left
+            going &= (trie.num_children[nodes] * mask).sum(1, keepdim=True) <= left
             children = trie.children(nodes, mask & going)
             wanted = _needs_scoring(children.values, target)
             levels.append(children.values * wanted)

@@ -72,7 +72,9 @@ class PrefixScorer:
         self.calls = torch.zeros_like(prompts[:, 0])
         self.nodes = torch.full_like(prompts[:, :0], -1)
         self._first_edge = torch.zeros_like(self.nodes)  # [B, S], place of a slot's first child in _edges
-        self._edges = torch.zeros(self.nodes.shape, device=prompts.device)  # [B, E], log-probabilities of children
+        self._edges = torch.full(self.calls[:, None].shape, -torch.inf, device=prompts.device)
+        # [B, E], log-probabilities of the children of all slots; the first is that of what is not known
+        self._prompt_length = prompt_mask.sum(1, keepdim=True)
 
     def score(self, nodes: Tensor) -> None:
         """Score the children of nodes, and of the root, in at most one forward pass.
@@ -87,7 +89,7 @@ class PrefixScorer:
         if not first and nodes.shape[1] == 0:
             return
         is_node, depth = nodes != ROOT, self.trie.depth(nodes)
-        tokens, positions = self.trie.token[nodes], self.prompt_mask.sum(1, keepdim=True) + depth - 1
+        tokens, positions = self.trie.token[nodes], self._prompt_length + depth - 1
         in_cache = torch.cat([self.nodes[:, 1:], torch.where(is_node, nodes, -1)], dim=1)  # [B, S - 1 + T]
         tree_mask = (self.trie.path(nodes)[..., None] == in_cache[:, None, None]).any(2)  # [B, T, S - 1 + T]
         is_node &= tree_mask.sum(2) == depth  # it sees itself and every ancestor
@@ -111,21 +113,22 @@ class PrefixScorer:
         """
         spans = self.trie.children(nodes, valid)
         slot, scored = self._slot(nodes)
+        place = torch.arange(spans.source.shape[1], device=nodes.device)
+        edge = place + (self._first_edge.gather(1, slot) - spans.start).gather(1, spans.source)
         known = spans.mask & scored.gather(1, spans.source)
-        edge = (self._first_edge.gather(1, slot).gather(1, spans.source) + spans.offset) * known
-        return Children(spans.values, self._edges.gather(1, edge).masked_fill(~known, -torch.inf), spans.source)
+        return Children(spans.values, self._edges.gather(1, edge * known), spans.source)
 
     def child_log_probs(self, nodes: Tensor) -> Tensor:
         """Return the log-probabilities of the children of scored nodes, ``[B, K] → [B, K, C]``, float32.
 
         C is the largest number of children; minus infinity where there is no child, as in :class:`Children`.
         """
-        count = self.trie.num_children(nodes)[..., None]
+        count = self.trie.num_children[nodes][..., None]
         place = torch.arange(int(count.max()) if count.numel() else 0, device=nodes.device)
         slot, scored = self._slot(nodes)
         known = (place < count) & scored[..., None]  # [B, K, C]
         edge = (self._first_edge.gather(1, slot)[..., None] + place) * known
-        return self._edges.gather(1, edge.flatten(1)).view(edge.shape).masked_fill(~known, -torch.inf)
+        return self._edges.gather(1, edge.flatten(1)).view(edge.shape)
 
     def log_probs(self, nodes: Tensor) -> Tensor:
         """Return the log-probability of each node given its parent: ``[B, K]``, float32; the root's is 0.
@@ -135,9 +138,7 @@ class PrefixScorer:
         parents = self.trie.parent[nodes]
         slot, scored = self._slot(parents)
         place = self._first_edge.gather(1, slot) + nodes - self.trie.first_child[parents]
-        known = scored & (nodes != ROOT)
-        log_probs = self._edges.gather(1, place * known)
-        return torch.where(nodes == ROOT, 0, log_probs.masked_fill(~known, -torch.inf))
+        return self._edges.gather(1, place * scored).masked_fill(nodes == ROOT, 0)
 
     def is_scored(self, nodes: Tensor) -> Tensor:
         """Return which nodes have been scored: ``[B, K]`` → bool of the same shape."""
@@ -145,7 +146,7 @@ class PrefixScorer:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all requests but those at ``rows`` (int64)."""
-        for name in ("prompts", "prompt_mask", "allowed", "nodes", "calls", "_first_edge", "_edges"):
+        for name in ("prompts", "prompt_mask", "allowed", "nodes", "calls", "_first_edge", "_edges", "_prompt_length"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[rows])
         if self.nodes.shape[1]:
@@ -154,8 +155,8 @@ class PrefixScorer:
     def _slot(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the slots of nodes and whether they have one, ``[B, K]`` each."""
         slot_is_node = self.nodes[:, None] == nodes[..., None]  # [B, K, S]
-        scored, slot = slot_is_node.byte().max(2)
-        return slot, scored.bool()
+        scored, slot = slot_is_node.max(2)
+        return slot, scored
 
     def _unscored(self, nodes: Tensor) -> Tensor:
         """Return what is left to score, each node once, root-padded at the end; ``[B, T]`` → ``[B, T' ≤ T]``."""
@@ -201,14 +202,13 @@ class PrefixScorer:
         if self.allowed is not None:
             legal = legal & self.allowed.gather(1, spans.values)
         place = spans.source * logits.shape[2] + self.trie.token[spans.values]
-        edges = logits.flatten(1).gather(1, place).masked_fill(~legal, -torch.inf)  # [B, W]
+        edges = logits.flatten(1).gather(1, place)  # [B, W]
         if self.normalize == "vocabulary":
             normaliser = logits.logsumexp(2)
         else:
-            normaliser = _logsumexp_by(spans.source, edges, nodes.shape[1])
+            normaliser = _logsumexp_by(spans.source, edges.masked_fill(~legal, -torch.inf), nodes.shape[1])
         edges = (edges - normaliser.gather(1, spans.source)).clamp(max=0)  # rounding may lift a certain child above 0
-        count = self.trie.num_children(nodes) * valid
-        self._first_edge = torch.cat([self._first_edge, self._edges.shape[1] + count.cumsum(1) - count], dim=1)
+        self._first_edge = torch.cat([self._first_edge, self._edges.shape[1] + spans.start], dim=1)
         self._edges = torch.cat([self._edges, edges.masked_fill(~legal, -torch.inf)], dim=1)
         self.nodes = torch.cat([self.nodes, torch.where(valid, nodes, -1)], dim=1)
 

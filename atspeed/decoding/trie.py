@@ -14,22 +14,22 @@ class Spans(NamedTuple):
 
     Attributes:
         values: ``[B, W]``, int64; 0 where the mask is False.
-        source: place of the key that a value belongs to, ``[B, W]``, int64.
-        offset: place of a value in its span, ``[B, W]``, int64.
+        source: which key a value belongs to, ``[B, W]``, int64.
         mask: True where there is a value, ``[B, W]``, bool.
+        start: place of the first value of each key, ``[B, K]``, int64.
     """
 
     values: Tensor
     source: Tensor
-    offset: Tensor
     mask: Tensor
+    start: Tensor
 
 
 class ItemTrie:
     """Prefixes of semantic IDs, numbered breadth-first, so that a prefix is an integer and children are contiguous.
 
     Node 0 is the root (the empty prefix); a node's *depth* is the number of codes in its prefix; a node without
-    children is a *leaf*, a whole semantic ID. ``M`` is the number of nodes. Each takes 48 bytes, each item 16 more.
+    children is a *leaf*, a whole semantic ID. ``M`` is the number of nodes. Each takes 56 bytes, each item 16 more.
 
     Args:
         sids: token ids of each item's semantic ID, ``[num_items, L]``, int64. Several items may share one. A shorter
@@ -38,9 +38,11 @@ class ItemTrie:
     Attributes:
         num_levels: ``L``, the length of the longest semantic ID.
         num_leaves: number of distinct semantic IDs.
+        has_one_length: whether all of them have L codes.
         token: last token of each prefix, ``[M]``; 0 for the root.
         parent: ``[M]``; the root is its own parent.
-        first_child: ``[M + 1]``; the children of ``n`` are ``first_child[n] … first_child[n + 1] - 1``.
+        num_children: ``[M]``.
+        first_child: ``[M]``; the children of ``n`` are ``first_child[n] … first_child[n] + num_children[n] - 1``.
         depth_start: first node of each depth, and ``M``; ``L + 2`` integers.
         subtree_size: nodes that are no leaves in the subtree of ``n``, itself included, ``[M]``.
         items: item indices in the order of their semantic IDs, ``[num_items]``.
@@ -53,7 +55,7 @@ class ItemTrie:
 
     >>> trie = ItemTrie(torch.tensor([[3, 5], [3, 6], [4, 5], [3, 6]]))
     >>> trie.num_nodes, trie.depth_start, trie.first_child.tolist()
-    (6, [0, 1, 3, 6], [1, 3, 5, 6, 6, 6, 6])
+    (6, [0, 1, 3, 6], [1, 3, 5, 6, 6, 6])
     >>> trie.concatenated_items(torch.tensor([[4, 5], [3, 0]]), limit=20).tolist()
     [[1, 3, 2], [0, -1, -1]]
     """
@@ -90,16 +92,17 @@ class ItemTrie:
             self.depth_start.append(self.depth_start[-1] + len(start))
         self.token, self.parent = torch.cat(tokens), torch.cat(parents)
         self.first_item, self.num_items = torch.cat(first_items), torch.cat(num_items)
-        num_children = torch.bincount(self.parent[1:], minlength=self.num_nodes)
-        self.num_leaves = int((num_children == 0).sum())
-        if num_children[node].any():
-            item = int(order[num_children[node].nonzero()[0, 0]])
+        self.num_children = torch.bincount(self.parent[1:], minlength=self.num_nodes)
+        self.num_leaves = int((self.num_children == 0).sum())
+        self.has_one_length = self.num_leaves == self.depth_start[-1] - self.depth_start[-2]
+        if self.num_children[node].any():
+            item = int(order[self.num_children[node].nonzero()[0, 0]])
             raise ValueError(
                 f"the semantic ID {sids[item][sids[item] != END].tolist()} is the beginning of another one: end each "
                 "with an end token"
             )
-        self.first_child = 1 + torch.nn.functional.pad(num_children.cumsum(0), (1, 0))
-        self.subtree_size = (num_children > 0).long()
+        self.first_child = 1 + self.num_children.cumsum(0) - self.num_children
+        self.subtree_size = (self.num_children > 0).long()
         for start, end in reversed(list(zip(self.depth_start[1:-1], self.depth_start[2:], strict=True))):
             self.subtree_size.index_add_(0, self.parent[start:end], self.subtree_size[start:end].clone())
         self.items = order
@@ -112,11 +115,6 @@ class ItemTrie:
         """Number of nodes, ``M``."""
         return self.depth_start[-1]
 
-    @property
-    def has_one_length(self) -> bool:
-        """Whether all semantic IDs have the same number of codes."""
-        return self.num_leaves == self.depth_start[-1] - self.depth_start[-2]
-
     def to(self, device: torch.device | str) -> "ItemTrie":
         """Move the arrays to a device; returns itself."""
         for name, value in vars(self).items():
@@ -128,13 +126,9 @@ class ItemTrie:
         """Return the depth of nodes, the same shape."""
         return torch.bucketize(nodes.contiguous(), self._depth_bounds, right=True)
 
-    def num_children(self, nodes: Tensor) -> Tensor:
-        """Return the number of children of nodes, the same shape."""
-        return self.first_child[nodes + 1] - self.first_child[nodes]
-
     def is_leaf(self, nodes: Tensor) -> Tensor:
         """Return which nodes are whole semantic IDs, the same shape, bool."""
-        return self.num_children(nodes) == 0
+        return self.num_children[nodes] == 0
 
     def path(self, nodes: Tensor) -> Tensor:
         """Return each node and its ancestors below the root, nearest first, root-padded: ``[…] → […, L]``."""
@@ -152,11 +146,11 @@ class ItemTrie:
         """Return the children of all nodes of a row in one list, in the order of their parents.
 
         Args:
-            nodes: ``[B, W]``.
-            valid: False where a node is padding, ``[B, W]``, bool.
+            nodes: ``[B, K]``.
+            valid: False where a node is padding, ``[B, K]``, bool.
             limit: the lists are cut after so many.
         """
-        return concatenate_spans(self.first_child[nodes], self.num_children(nodes) * valid, limit)
+        return concatenate_spans(self.first_child[nodes], self.num_children[nodes] * valid, limit)
 
     def concatenated_items(self, leaves: Tensor, limit: int) -> Tensor:
         """Return the items of all leaves of a row in one list: all items of a shared semantic ID, side by side.
@@ -182,15 +176,14 @@ class ItemTrie:
 
 
 def concatenate_spans(first: Tensor, count: Tensor, limit: int | None = None) -> Spans:
-    """Concatenate the spans ``first … first + count - 1`` of each row's keys, ``[B, W]`` each; see :class:`Spans`."""
+    """Concatenate the spans ``first … first + count - 1`` of each row's keys, ``[B, K]`` each; see :class:`Spans`."""
     ends = count.cumsum(1)
-    width = int(ends[:, -1].max())
-    place = torch.arange(width if limit is None else min(limit, width), device=first.device)
-    place = place.expand(len(first), -1).contiguous()  # [B, T]
-    source = torch.searchsorted(ends, place, right=True).clamp(max=first.shape[1] - 1)
-    offset = place - (ends - count).gather(1, source)
-    mask = place < ends[:, -1:]
-    return Spans((first.gather(1, source) + offset) * mask, source, offset, mask)
+    start, length = ends - count, ends[:, -1:]
+    width = int(length.max())
+    place = torch.arange(width if limit is None else min(limit, width), device=first.device).expand(len(first), -1)
+    source = torch.searchsorted(ends, place.contiguous(), right=True).clamp_(max=first.shape[1] - 1)  # [B, W]
+    mask = place < length
+    return Spans((place + (first - start).gather(1, source)) * mask, source, mask, start)
 
 
 def _check_ends(sids: Tensor) -> None:

@@ -50,7 +50,7 @@ def test_losses_equal_repeating_the_prompt_for_every_sequence(attached: tuple[Al
                 model(tokens).logits[0, len(prompt) - 1 : -1].double() for model in (module.model, module.target)
             )
             for level, node in enumerate([0, *path[:-1].tolist()]):
-                children = range(int(trie.first_child[node]), int(trie.first_child[node + 1]))
+                children = range(int(trie.first_child[node]), int(trie.first_child[node] + trie.num_children[node]))
                 legal = trie.token[list(children)]
                 draft_log_probs, target_log_probs = (
                     logits[level, legal].log_softmax(-1)[None] for logits in (draft, target)
