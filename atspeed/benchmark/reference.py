@@ -7,32 +7,37 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from atspeed.decoding import END
+
 
 class HFGenerate:
     """Constrained beam search by ``transformers.generate`` and a ``prefix_allowed_tokens_fn`` over a dict of prefixes.
 
     Args:
         model: the target.
-        sids: token ids of the items' semantic IDs, ``[num_items, L]``.
+        sids: token ids of the items' semantic IDs, ``[num_items, L]``; shorter ones are padded with -1.
         pad_token: token id that pads prompts.
+        end_token: token id that ends semantic IDs, if they have different lengths.
     """
 
-    def __init__(self, model: PreTrainedModel, sids: Tensor, pad_token: int = 0) -> None:
+    def __init__(self, model: PreTrainedModel, sids: Tensor, pad_token: int = 0, end_token: int | None = None) -> None:
         self.model = model
         self.pad_token = pad_token
+        self.end_token = end_token
         self.num_levels = sids.shape[1]
         allowed: dict[tuple[int, ...], set[int]] = defaultdict(set)
         for codes in sids.unique(dim=0).tolist():
             for level, code in enumerate(codes):
-                allowed[tuple(codes[:level])].add(code)
+                if code != END:
+                    allowed[tuple(codes[:level])].add(code)
         self.allowed = {prefix: sorted(codes) for prefix, codes in allowed.items()}
 
     @torch.inference_mode()
     def __call__(self, prompts: Tensor, prompt_mask: Tensor, num_beams: int) -> tuple[Tensor, Tensor]:
         """Return token ids of the top-K semantic IDs, ``[B, K, L]``, and their log-probabilities, ``[B, K]``.
 
-        Where the catalog has fewer than K semantic IDs, ``generate`` fills up with hypotheses whose scores are -1e9 or
-        lower; they are returned as they are.
+        Token ids after an end token are -1. Where the catalog has fewer than K semantic IDs, ``generate`` fills up with
+        hypotheses whose scores are -1e9 or lower; they are returned as they are.
         """
         length = prompts.shape[1]
         generate: Any = self.model.generate  # typed as a tensor by transformers' mixins
@@ -46,17 +51,26 @@ class HFGenerate:
                 num_beams=num_beams,
                 num_return_sequences=num_beams,
                 max_new_tokens=self.num_levels,
-                min_new_tokens=self.num_levels,
+                min_new_tokens=self.num_levels if self.end_token is None else None,
                 length_penalty=0.0 if num_beams > 1 else None,
                 do_sample=False,
                 pad_token_id=self.pad_token,
+                eos_token_id=self.end_token,
                 return_dict_in_generate=True,
                 output_scores=num_beams > 1,
                 output_logits=num_beams == 1,
             ),
         )
-        sequences = output.sequences[:, length:].unflatten(0, (len(prompts), num_beams))
+        codes = output.sequences[:, length:]
+        codes = torch.nn.functional.pad(codes, (0, self.num_levels - codes.shape[1]), value=self.pad_token)
+        ended = torch.zeros_like(codes, dtype=torch.bool)
+        if self.end_token is not None:
+            ended[:, 1:] = (codes == self.end_token).cumsum(1)[:, :-1] > 0
+        shape = len(prompts), num_beams
         if num_beams > 1:
-            return sequences, output.sequences_scores.unflatten(0, (len(prompts), num_beams))
-        log_probs = torch.stack([step.float() for step in output.logits], 1).log_softmax(-1)  # greedy: no beam scores
-        return sequences, log_probs.gather(2, sequences[:, 0, :, None]).sum(1)
+            scores = output.sequences_scores
+        else:  # greedy: no beam scores
+            log_probs = torch.stack([step.float() for step in output.logits], 1).log_softmax(-1)  # [B, ≤ L, V]
+            steps = log_probs.shape[1]
+            scores = (log_probs.gather(2, codes[:, :steps, None])[..., 0] * ~ended[:, :steps]).sum(1)
+        return codes.masked_fill(ended, END).unflatten(0, shape), scores.unflatten(0, shape)

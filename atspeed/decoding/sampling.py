@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from atspeed.decoding.beams import Beams, advance_beams
+from atspeed.decoding.beams import Beams, advance_beams, select_top
 from atspeed.decoding.drafters import Proposal, Select
 from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.trie import ROOT, ItemTrie
@@ -100,10 +100,8 @@ class SamplingVerifier(Verifier):
                 beams.nodes.shape[1],
                 generator,
             )
-            further = advance_beams(
-                beams, target.trie, _take(children, chosen, ROOT), _take(scores, chosen, -torch.inf)
-            )
-            beams = further.where(ready, beams)
+            best_first = select_top(_take(children, chosen, ROOT), _take(scores, chosen, -torch.inf), chosen.shape[1])
+            beams = advance_beams(beams, target.trie, *best_first).where(ready, beams)
             parents, parent_scores = drawn, drawn_scores
         return beams
 

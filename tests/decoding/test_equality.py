@@ -7,11 +7,27 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from atspeed.benchmark import HFGenerate
-from atspeed.decoding import Drafter, ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
-from tests.decoding.tiny import FAMILIES, random_prompts, random_sids, tiny_model
+from atspeed.decoding import Drafter, HybridDrafter, ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
+from tests.decoding.tiny import END_TOKEN, FAMILIES, random_prompts, random_sids, random_titles, tiny_model
 
 SCORE_TOLERANCE = 1e-4
 TIE = 1e-5
+IMPOSSIBLE = -1e8  # below: what ``generate`` fills up with
+DRAFTERS = {
+    "none": NoDrafter(),
+    "trie": TrieDrafter(),
+    "trie, tiny budget": TrieDrafter(max_nodes=5),
+    "hybrid": HybridDrafter(max_nodes=40),
+    "hybrid, tiny budget": HybridDrafter(max_nodes=3),
+    "draft": ModelDrafter(draft_beams=4, gamma=3),
+    "draft, wide": ModelDrafter(draft_beams=50, gamma=1),
+}
+thorough = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 
 
 def assert_equals_generate(
@@ -21,49 +37,38 @@ def assert_equals_generate(
     mask: torch.Tensor,
     num_beams: int,
     drafter: Drafter,
-    draft: PreTrainedModel | None,
+    draft: PreTrainedModel,
+    end_token: int | None = None,
 ) -> None:
     trie = ItemTrie(sids)
-    expected_tokens, expected_scores = HFGenerate(target, sids)(prompts, mask, num_beams)
+    expected_codes, expected_scores = HFGenerate(target, sids, end_token=end_token)(prompts, mask, num_beams)
     decoded = SpeculativeDecoder(target, trie, drafter, draft=draft)(prompts, mask, num_beams)
     width = min(num_beams, trie.num_leaves)
     assert decoded.leaves.shape == (len(prompts), width)
-    assert (decoded.leaves >= trie.depth_start[-2]).all(), "every answer is a whole semantic ID"
-    tokens = trie.codes(decoded.leaves)
-    torch.testing.assert_close(decoded.scores, expected_scores[:, :width], atol=SCORE_TOLERANCE, rtol=0)
+    codes = trie.codes(decoded.leaves)
     for row in range(len(prompts)):
-        ours = {
-            tuple(codes): score for codes, score in zip(tokens[row].tolist(), decoded.scores[row].tolist(), strict=True)
-        }
-        last = decoded.scores[row, -1].item()  # an answer that ties with the last one may fall out
-        for mine, theirs in zip(ours, expected_tokens[row].tolist(), strict=False):
+        found = decoded.scores[row] > -torch.inf
+        assert found.equal(expected_scores[row, :width] > IMPOSSIBLE)
+        assert trie.is_leaf(decoded.leaves[row, found]).all(), "every answer is a whole semantic ID"
+        scores = decoded.scores[row, found]
+        torch.testing.assert_close(scores, expected_scores[row, :width][found], atol=SCORE_TOLERANCE, rtol=0)
+        ours = {tuple(sid): score for sid, score in zip(codes[row, found].tolist(), scores.tolist(), strict=True)}
+        last = min(ours.values())  # an answer that ties with the last one may fall out
+        for mine, theirs in zip(ours, expected_codes[row].tolist(), strict=False):
             assert mine == tuple(theirs) or abs(ours[mine] - ours.get(tuple(theirs), last)) < TIE
 
 
-DRAFTERS = {
-    "none": (NoDrafter(), False),
-    "trie": (TrieDrafter(), False),
-    "trie, tiny budget": (TrieDrafter(max_nodes=5), False),
-    "draft": (ModelDrafter(draft_beams=4, gamma=3), True),
-    "draft, wide": (ModelDrafter(draft_beams=50, gamma=1), True),
-}
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-)
+@thorough
 @given(
     seed=st.integers(0, 2**31),
-    num_codes=st.lists(st.integers(1, 7), min_size=2, max_size=5),
+    num_codes=st.lists(st.integers(1, 7), min_size=1, max_size=6),
     num_items=st.integers(1, 60),
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
     num_beams=st.sampled_from([1, 2, 3, 5, 10, 70]),
     drafter=st.sampled_from(sorted(DRAFTERS)),
-    same_draft=st.booleans(),
+    draft_family=st.sampled_from(sorted(FAMILIES)),
+    draft_seed=st.integers(0, 1),
 )
 def test_strict_answers_equal_generate(
     family: str,
@@ -73,13 +78,41 @@ def test_strict_answers_equal_generate(
     lengths: list[int],
     num_beams: int,
     drafter: str,
-    same_draft: bool,
+    draft_family: str,
+    draft_seed: int,  # 0 and the same family: the target itself
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    vocab_size = 12
     sids = random_sids(generator, num_items, num_codes)
-    prompts, mask = random_prompts(generator, lengths, vocab_size)
-    policy, needs_draft = DRAFTERS[drafter]
-    target = tiny_model(family, vocab_size)
-    draft = (target if same_draft else tiny_model("llama", vocab_size, seed=1)) if needs_draft else None
-    assert_equals_generate(target, sids, prompts, mask, num_beams, policy, draft)
+    prompts, mask = random_prompts(generator, lengths, 12)
+    target, draft = tiny_model(family, 12), tiny_model(draft_family, 12, seed=draft_seed)
+    assert_equals_generate(target, sids, prompts, mask, num_beams, DRAFTERS[drafter], draft)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@thorough
+@given(
+    seed=st.integers(0, 2**31),
+    longest=st.integers(1, 6),
+    num_items=st.integers(1, 60),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    num_beams=st.sampled_from([1, 2, 3, 5, 10, 70]),
+    drafter=st.sampled_from(sorted(DRAFTERS)),
+    draft_seed=st.integers(0, 1),
+)
+def test_identifiers_of_different_lengths_equal_generate_with_an_end_token(
+    family: str, seed: int, longest: int, num_items: int, lengths: list[int], num_beams: int, drafter: str, draft_seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sids = random_titles(generator, num_items, longest, 12)
+    prompts, mask = random_prompts(generator, lengths, 12)
+    target, draft = tiny_model(family, 12), tiny_model("llama", 12, seed=draft_seed)
+    assert_equals_generate(target, sids, prompts, mask, num_beams, DRAFTERS[drafter], draft, END_TOKEN)
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_a_catalog_with_8000_first_codes(drafter: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sids = torch.stack([torch.randperm(8000, generator=generator) + 3, *torch.randint(3, 8003, (2, 8000), generator=generator)], 1)
+    prompts, mask = random_prompts(generator, [6, 3], 8003)
+    target, draft = (tiny_model("llama", 8003, seed=seed) for seed in range(2))
+    assert_equals_generate(target, sids, prompts, mask, 20, DRAFTERS[drafter], draft)

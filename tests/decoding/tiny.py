@@ -3,6 +3,9 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from atspeed.decoding import END
+
+END_TOKEN = 2
 LLAMA_LIKE = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -47,6 +50,15 @@ def tiny_model(family: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
 def random_sids(generator: torch.Generator, num_items: int, num_codes: list[int]) -> torch.Tensor:
     """Random semantic IDs with collisions and single-child chains; the levels share their tokens."""
     return torch.stack([torch.randint(3, 3 + codes, (num_items,), generator=generator) for codes in num_codes], dim=1)
+
+
+def random_titles(generator: torch.Generator, num_items: int, longest: int, vocab_size: int) -> torch.Tensor:
+    """Random identifiers of up to ``longest`` tokens and an end token, padded with -1."""
+    titles = torch.randint(END_TOKEN + 1, vocab_size, (num_items, longest + 1), generator=generator)
+    length = torch.randint(1, longest + 1, (num_items, 1), generator=generator)
+    place = torch.arange(longest + 1)
+    titles = titles.masked_fill(place == length, END_TOKEN).masked_fill(place > length, END)
+    return titles[:, : int(length.max()) + 1]
 
 
 def random_prompts(
