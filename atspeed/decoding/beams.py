@@ -55,9 +55,7 @@ class Beams(NamedTuple):
         """Return these beams for the requests where ``rows`` (bool) is True, and the other ones elsewhere."""
         if rows.all():  # by far the most common case
             return self
-        return Beams(
-            *(torch.where(rows.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(self, other, strict=True))
-        )
+        return Beams(*(torch.where(rows.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(self, other, strict=True)))
 
 
 def select_top(nodes: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,9 @@ def measure_budget(model: PreTrainedModel, extra_cost: float) -> int:
         costs[model.device] = _measure(model)
     cost = costs[model.device]
     sizes = sorted(cost)
-    affordable = [size for size in sizes if max(cost[other] for other in sizes if other <= size) <= (1 + extra_cost) * cost[1]]
+    affordable = [
+        size for size in sizes if max(cost[other] for other in sizes if other <= size) <= (1 + extra_cost) * cost[1]
+    ]
     return affordable[-1] if affordable else 1
 
 

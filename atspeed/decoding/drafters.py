@@ -97,9 +97,7 @@ class TrieDrafter(Drafter):
         wanted = _needs_scoring(children.values, target)
         return Proposal(torch.cat([*levels, children.values * (wanted & (wanted.cumsum(1) <= left))], dim=1), [])
 
-    def _whole_levels(
-        self, beams: Beams, target: PrefixScorer
-    ) -> tuple[list[Tensor], tuple[Tensor, Tensor], Tensor]:
+    def _whole_levels(self, beams: Beams, target: PrefixScorer) -> tuple[list[Tensor], tuple[Tensor, Tensor], Tensor]:
         """Take levels below the beams as long as they fit.
 
         Returns:
@@ -125,10 +123,10 @@ class TrieDrafter(Drafter):
 class HybridDrafter(TrieDrafter):
     """The trie takes the narrow levels, the draft model chooses in the wide one.
 
-    Levels that fit the budget are proposed whole, as by :class:`TrieDrafter`, so at the same budget a request never
-    needs more target calls than there. In the first level that does not fit, the draft ranks the prefixes (by the
-    target's scores of the beams, continued by its own; one draft call), and the best come with their whole subtrees as
-    far as the budget goes. Where fewer than K subtrees would fit, the prefixes come alone.
+    Levels that fit the budget are proposed whole, as by :class:`TrieDrafter`. In the first level that does not fit, the
+    draft ranks the prefixes (by the target's scores of the beams, continued by its own; one draft call), and the best
+    come with their whole subtrees as far as the budget goes. Where fewer than K subtrees would fit, the prefixes come
+    alone.
 
     Args:
         max_nodes: see :class:`TrieDrafter`.

@@ -100,7 +100,14 @@ def test_strict_answers_equal_generate(
     draft_seed=st.integers(0, 1),
 )
 def test_identifiers_of_different_lengths_equal_generate_with_an_end_token(
-    family: str, seed: int, longest: int, num_items: int, lengths: list[int], num_beams: int, drafter: str, draft_seed: int
+    family: str,
+    seed: int,
+    longest: int,
+    num_items: int,
+    lengths: list[int],
+    num_beams: int,
+    drafter: str,
+    draft_seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     sids = random_titles(generator, num_items, longest, 12)
@@ -112,7 +119,9 @@ def test_identifiers_of_different_lengths_equal_generate_with_an_end_token(
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_a_catalog_with_8000_first_codes(drafter: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    sids = torch.stack([torch.randperm(8000, generator=generator) + 3, *torch.randint(3, 8003, (2, 8000), generator=generator)], 1)
+    sids = torch.stack(
+        [torch.randperm(8000, generator=generator) + 3, *torch.randint(3, 8003, (2, 8000), generator=generator)], 1
+    )
     prompts, mask = random_prompts(generator, [6, 3], 8003)
     target, draft = (tiny_model("llama", 8003, seed=seed) for seed in range(2))
     assert_equals_generate(target, sids, prompts, mask, 20, DRAFTERS[drafter], draft)

@@ -153,7 +153,9 @@ def test_relaxed_sampling_of_more_is_exact_for_a_perfect_draft_and_near_for_othe
     for quality, model in DRAFTS.items():
         for draft_beams in (2, 4, 8):
             drafter = ModelDrafter(draft_beams, 2)
-            relaxed, lossless = (distance(sample(v, drafter, model, 2), law) for v in (RelaxedSampling(), LosslessSampling()))
+            relaxed, lossless = (
+                distance(sample(v, drafter, model, 2), law) for v in (RelaxedSampling(), LosslessSampling())
+            )
             rows.append((quality, draft_beams, relaxed, lossless))
     with capsys.disabled():
         print("\n| draft | N | relaxed | lossless (sampling error) |\n| --- | --: | --: | --: |")

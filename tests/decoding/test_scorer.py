@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from atspeed.decoding import ROOT, ItemTrie, PrefixScorer
+from atspeed.decoding import ROOT, ItemTrie, PrefixScorer, SpeculativeDecoder, TrieDrafter
 from tests.decoding.tiny import FAMILIES, random_prompts, random_sids, tiny_model
 
 VOCAB_SIZE = 12
@@ -107,3 +107,28 @@ def test_a_window_shorter_than_the_prompt_is_refused() -> None:
     prompts, mask = random_prompts(torch.Generator().manual_seed(1), [38], VOCAB_SIZE)
     with pytest.raises(ValueError, match=r"sliding_window is 40, but a prompt and a semantic ID take 41 tokens"):
         PrefixScorer(tiny_model("mistral", VOCAB_SIZE), TRIE, prompts, mask)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_allowed_scores_are_those_of_an_enumeration(family: str) -> None:
+    decoder = SpeculativeDecoder(tiny_model(family, VOCAB_SIZE), TRIE, TrieDrafter(), normalize="allowed")
+    decoded = decoder(PROMPTS, MASK, TRIE.num_leaves)
+    model = tiny_model(family, VOCAB_SIZE)
+    sids = [tuple(codes) for codes in SIDS.unique(dim=0).tolist()]
+    for row in range(2):
+        prompt = PROMPTS[row][MASK[row]]
+        expected = {}
+        for codes in sids:
+            with torch.no_grad():
+                logits = model(torch.cat([prompt, torch.tensor(codes)])[None]).logits[0, len(prompt) - 1 :].double()
+            expected[codes] = sum(
+                float(logits[level][sorted({s[level] for s in sids if s[:level] == codes[:level]})].logsumexp(0))
+                for level in range(3)
+            )
+            expected[codes] = sum(float(logits[level, code]) for level, code in enumerate(codes)) - expected[codes]
+        ours = {
+            tuple(c): s
+            for c, s in zip(TRIE.codes(decoded.leaves[row]).tolist(), decoded.scores[row].tolist(), strict=True)
+        }
+        assert ours == pytest.approx(expected, abs=1e-4)
+        assert sum(torch.tensor(list(ours.values()), dtype=torch.float64).exp()) == pytest.approx(1, abs=1e-4)

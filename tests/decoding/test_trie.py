@@ -26,7 +26,10 @@ def test_arrays_describe_the_prefix_tree(sids: list[list[int]]) -> None:
     assert trie.num_nodes == len(prefixes)
     for prefix, number in node.items():
         children = [child for other, child in node.items() if other[:-1] == prefix and len(other) == len(prefix) + 1]
-        assert list(range(int(trie.first_child[number]), int(trie.first_child[number] + trie.num_children[number]))) == children
+        assert (
+            list(range(int(trie.first_child[number]), int(trie.first_child[number] + trie.num_children[number])))
+            == children
+        )
         if prefix:
             assert int(trie.token[number]) == prefix[-1]
             assert int(trie.parent[number]) == node[prefix[:-1]]
