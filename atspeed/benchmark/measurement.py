@@ -39,6 +39,7 @@ class Measurement:
     identical: list[bool] = field(default_factory=list)
     score_gaps: list[float] = field(default_factory=list)
     target_calls: int = 0
+    draft_calls: int = 0
     accepted_levels: int = 0
     drafted_levels: int = 0
 
@@ -50,12 +51,13 @@ class Measurement:
     ) -> None:
         """Add a batch: its wall time, its answers and those of ``generate``, what speculation did, the true items."""
         self.seconds.append(seconds)
-        for ours, theirs in zip(answers, expected, strict=True):
-            self.identical.append(list(ours) == list(theirs))
-            pairs = zip(ours.values(), theirs.values(), strict=False)
-            self.score_gaps.append(max(abs(our_score - their_score) for our_score, their_score in pairs))
+        for answer, reference in zip(answers, expected, strict=True):
+            self.identical.append(list(answer) == list(reference))
+            pairs = zip(answer.values(), reference.values(), strict=False)
+            self.score_gaps.append(max((abs(ours - theirs) for ours, theirs in pairs), default=0.0))
         if decoded is not None:
             self.target_calls += int(decoded.target_calls.sum())
+            self.draft_calls += int(decoded.draft_calls.sum())
             self.accepted_levels += int(decoded.accepted_levels.sum())
             self.drafted_levels += int(decoded.drafted_levels.sum())
         words = self.catalog.vocabulary.words
@@ -66,26 +68,29 @@ class Measurement:
         for metric in (self.recall, self.ndcg):
             metric.update(padded, truth)
 
-    def summary(self, reference: "Measurement", plain: "Measurement") -> dict[str, Any]:
-        """Return the measured columns of a row; speedups are medians of the ratios batch by batch."""
+    def summary(self, reference: "Measurement", plain: "Measurement", strict: bool) -> dict[str, Any]:
+        """Return the measured columns of a row; only strict answers are compared with those of ``generate``."""
 
         def speedup(other: Measurement) -> float:
             return statistics.median(theirs / ours for theirs, ours in zip(other.seconds, self.seconds, strict=True))
 
-        counted = self.target_calls > 0  # generate does not say
+        counted, requests = self.target_calls > 0, len(self.identical)  # generate does not count its calls
         return {
             "latency_ms": {
                 "median": 1000 * statistics.median(self.seconds),
                 "mean": 1000 * statistics.mean(self.seconds),
                 "p90": 1000 * float(torch.tensor(self.seconds, dtype=torch.float64).quantile(0.9)),
             },
+            "requests_per_second": requests / sum(self.seconds),
             "speedup_vs_hf": speedup(reference),
             "speedup_vs_plain": speedup(plain),
-            "target_calls": self.target_calls / len(self.identical) if counted else None,
+            "total_speedup_vs_hf": sum(reference.seconds) / sum(self.seconds),
+            "target_calls": self.target_calls / requests if counted else None,
+            "draft_calls": self.draft_calls / requests if counted else None,
             "accepted_levels": self.accepted_levels / self.target_calls if counted else None,
             "acceptance_rate": self.accepted_levels / self.drafted_levels if self.drafted_levels else None,
-            "identical_to_hf": statistics.mean(self.identical),
-            "max_score_gap": max(self.score_gaps),
+            "identical_to_hf": statistics.mean(self.identical) if strict else None,
+            "max_score_gap": max(self.score_gaps) if strict else None,
             "recall": float(self.recall.compute()),
             "ndcg": float(self.ndcg.compute()),
         }
