@@ -85,7 +85,11 @@ class Benchmark:
         out: Path = Path("runs/default"),
     ) -> None:
         require_at_least(1, num_requests=num_requests, num_threads=num_threads)
-        for name, values in (("num_beams", num_beams), ("batch_sizes", batch_sizes), ("coverage_beams", coverage_beams)):
+        for name, values in (
+            ("num_beams", num_beams),
+            ("batch_sizes", batch_sizes),
+            ("coverage_beams", coverage_beams),
+        ):
             require_at_least(1, **{f"{name}[{place}]": value for place, value in enumerate(values)})
         self.target_source = target
         self.draft_source = draft

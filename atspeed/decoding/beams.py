@@ -32,7 +32,7 @@ class Beams(NamedTuple):
     def at_root(cls, batch_size: int, width: int, device: torch.device) -> "Beams":
         """Return the beams that every search starts from: the empty prefix."""
         nodes = torch.full((batch_size, width), ROOT, device=device)
-        nothing = torch.full(nodes.shape, -torch.inf, device=device)
+        nothing = torch.full((batch_size, width), -torch.inf, device=device)
         scores = nothing.clone()
         scores[:, 0] = 0
         return cls(nodes, scores, nodes, nothing, nodes[:, 0])
@@ -82,11 +82,12 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
     """
     width = beams.nodes.shape[1]
     if trie.has_one_length:  # all candidates of a request end or none does, so nothing is to be merged
-        nodes, scores, depth = nodes[:, :width], scores[:, :width], beams.depth + 1
-        goes_on = Beams(nodes, scores, beams.leaves, beams.leaf_scores, depth)
-        nothing = Beams.at_root(*nodes.shape, nodes.device)
-        ended = Beams(nothing.nodes, nothing.leaf_scores, nodes, scores, depth)
-        return goes_on.where(depth < trie.num_levels, ended)
+        goes_on = Beams(nodes[:, :width], scores[:, :width], beams.leaves, beams.leaf_scores, beams.depth + 1)
+        if not (ends := goes_on.depth == trie.num_levels).any():
+            return goes_on
+        root, nothing = torch.full_like(goes_on.nodes, ROOT), torch.full_like(goes_on.scores, -torch.inf)
+        ended = Beams(root, nothing, goes_on.nodes, goes_on.scores, goes_on.depth)
+        return ended.where(ends, goes_on)
     ends = trie.is_leaf(nodes)
     leaves = select_top(
         torch.cat([beams.leaves, nodes[:, :width]], dim=1),

@@ -189,8 +189,6 @@ class SpeculativeDecoder:
                 filter does not fit the catalog or the batch.
         """
         allowed = item_filter.node_mask(self.trie, len(prompts)) if item_filter else None
-        target, draft = (
-            PrefixScorer(model, self.trie, prompts, prompt_mask, self.normalize, allowed) if model else None
-            for model in (self.target, self.draft)
-        )
-        return search(target, draft, self.drafter, self.verifier, num_beams, generator)
+        request = self.trie, prompts, prompt_mask, self.normalize, allowed
+        draft = PrefixScorer(self.draft, *request) if self.draft else None
+        return search(PrefixScorer(self.target, *request), draft, self.drafter, self.verifier, num_beams, generator)

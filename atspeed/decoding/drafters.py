@@ -12,7 +12,7 @@ from atspeed.checks import require_at_least
 from atspeed.decoding.beams import Beams, select_top
 from atspeed.decoding.budget import measure_budget
 from atspeed.decoding.scorer import PrefixScorer
-from atspeed.decoding.trie import ROOT
+from atspeed.decoding.trie import ROOT, ItemTrie
 
 Select = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """Candidate nodes and scores ``[B, W]`` and a width N → nodes and scores ``[B, N]``, as :func:`select_top`."""
@@ -40,7 +40,7 @@ class Drafter(ABC):
 
     needs_draft: bool = False
 
-    def prepare(self, target: PreTrainedModel) -> None:
+    def prepare(self, target: PreTrainedModel) -> None:  # noqa: B027 (most drafters have nothing to prepare)
         """Get ready to draft for a target; called once by the decoder."""
 
     @abstractmethod
@@ -66,8 +66,9 @@ class NoDrafter(Drafter):
 class TrieDrafter(Drafter):
     """Proposes all legal descendants of the beams, without any model.
 
-    Level by level, as far as the node budget goes. The level that does not fit is cut: children of the best beams come
-    first. From the root, where nothing ranks them yet, such a level is left out.
+    Level by level, as long as whole levels fit the node budget. Of the next level, if at least half of it fits, those
+    nodes are proposed that would score best if all items below a beam were equally likely. A wider level is left out,
+    and so is one from the root, where no beam has a score yet: guessing K beams from so little hardly ever succeeds.
 
     Args:
         max_nodes: nodes to propose a request and call at most, or ``auto``: the largest tree whose target call costs at
@@ -75,7 +76,7 @@ class TrieDrafter(Drafter):
         extra_cost: what ``auto`` may cost, as a share of the smallest call.
     """
 
-    def __init__(self, max_nodes: int | Literal["auto"] = 256, extra_cost: float = 0.5) -> None:
+    def __init__(self, max_nodes: int | Literal["auto"] = 256, extra_cost: float = 0.25) -> None:
         if max_nodes != "auto":
             require_at_least(1, max_nodes=max_nodes)
         if extra_cost < 0:
@@ -92,10 +93,18 @@ class TrieDrafter(Drafter):
     def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
         """Return descendants; see :meth:`Drafter.propose`."""
         levels, (nodes, mask), left = self._whole_levels(beams, target)
-        mask = mask & (beams.depth > 0)[:, None]
-        children = target.trie.children(nodes, mask, limit=self.budget)
-        wanted = _needs_scoring(children.values, target)
-        return Proposal(torch.cat([*levels, children.values * (wanted & (wanted.cumsum(1) <= left))], dim=1), [])
+        trie = target.trie
+        half_fits = (trie.num_children[nodes] * mask).sum(1, keepdim=True) <= 2 * left
+        mask = mask & half_fits & (beams.depth > 0)[:, None]
+        if mask.any():
+            children = trie.children(nodes, mask)
+            beam = _beam_above(children.values, beams, trie)
+            share = trie.num_items[children.values] / trie.num_items[beams.nodes].gather(1, beam)
+            scores = beams.scores.gather(1, beam) + share.log()
+            scores = scores.masked_fill(~_needs_scoring(children.values, target), -torch.inf)
+            chosen, scores = select_top(children.values, scores, min(self.budget, scores.shape[1]))
+            levels.append(chosen * ((scores > -torch.inf).cumsum(1) <= left))
+        return Proposal(torch.cat(levels, dim=1), [])
 
     def _whole_levels(self, beams: Beams, target: PrefixScorer) -> tuple[list[Tensor], tuple[Tensor, Tensor], Tensor]:
         """Take levels below the beams as long as they fit.
@@ -205,15 +214,19 @@ def _needs_scoring(nodes: Tensor, target: PrefixScorer) -> Tensor:
     return needed if target.allowed is None else needed & target.allowed.gather(1, nodes)
 
 
+def _beam_above(nodes: Tensor, beams: Beams, trie: ItemTrie) -> Tensor:
+    """Return which beam each node descends from (or is), ``[B, W]`` → its place, the same shape."""
+    for _ in range(trie.num_levels - 1):
+        nodes = torch.where(trie.depth(nodes) > beams.depth[:, None], trie.parent[nodes], nodes)
+    return ((nodes[..., None] == beams.nodes[:, None]) & beams.mask[:, None]).max(2).indices
+
+
 def _draft_scores(nodes: Tensor, beams: Beams, draft: PrefixScorer) -> Tensor:
     """Return the scores of descendants of the beams: the beam's, continued by the draft; ``[B, W]``."""
-    scores = torch.zeros(nodes.shape, device=nodes.device)
-    for _ in range(draft.trie.num_levels - 1):
-        below = draft.trie.depth(nodes) > beams.depth[:, None]
-        scores = scores + torch.where(below, draft.log_probs(nodes), 0)
-        nodes = torch.where(below, draft.trie.parent[nodes], nodes)
-    is_beam = (nodes[..., None] == beams.nodes[:, None]) & beams.mask[:, None]  # [B, W, K]
-    return scores + beams.scores.gather(1, is_beam.byte().argmax(2))
+    below = draft.trie.depth(draft.trie.path(nodes)) > beams.depth[:, None, None]  # [B, W, L], what follows the beam
+    log_probs = draft.log_probs(draft.trie.path(nodes).flatten(1)).view(below.shape)
+    scores = torch.where(below, log_probs, 0).sum(2)
+    return scores + beams.scores.gather(1, _beam_above(nodes, beams, draft.trie))
 
 
 def _widen(values: Tensor, missing: int) -> Tensor:

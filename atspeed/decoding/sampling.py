@@ -18,8 +18,8 @@ class SamplingVerifier(Verifier):
     That distribution is the softmax of ``score / temperature`` over all legal children of the K prefixes together, and
     draws are without replacement, as in ``transformers.generate(do_sample=True, num_beams=K)``. A level is accepted
     when the target has scored all K drawn prefixes, so proposals are worth the more the more of them are drawn; a
-    subclass says how the two are coupled. What a drafter proposes without drawing it from the draft, as the trie drafter
-    does, leaves the draws independent of the proposals, and so exact under both subclasses.
+    subclass says how the two are coupled. What a drafter proposes without drawing it from the draft, as the trie
+    drafter does, leaves the draws independent of the proposals, and so exact under both subclasses.
 
     Answers are ranked by their score under the target. All randomness comes from the generator given to the decoder.
 
@@ -44,8 +44,8 @@ class SamplingVerifier(Verifier):
         Args:
             target: log-probabilities of the candidates, log p, ``[B, W]``, float64.
             draft: log-probabilities of the candidates, log q, ``[B, W]``, float64.
-            drawn: candidates in the order in which the draft drew them, without replacement, ``[B, N]``, int64; -1 where
-                a drawn prefix is no candidate.
+            drawn: candidates in the order in which the draft drew them, without replacement, ``[B, N]``, int64; -1
+                where a drawn prefix is no candidate.
             num_beams: how many to choose, K.
             generator: of random numbers.
 

@@ -96,7 +96,7 @@ class PrefixScorer:
         mask = torch.cat([self.prompt_mask[:, None].expand(-1, nodes.shape[1], -1), tree_mask], dim=2)
         if first:
             tokens = torch.cat([self.prompts, tokens], dim=1)
-            positions = torch.cat([self.prompt_mask.cumsum(1) - 1, positions], dim=1)
+            positions = torch.cat([(self.prompt_mask.cumsum(1) - 1).clamp(min=0), positions], dim=1)
             mask = torch.cat([self._prompt_attention(in_cache.shape[1]), mask], dim=1)
             nodes = torch.nn.functional.pad(nodes, (1, 0), value=ROOT)
             is_node = torch.nn.functional.pad(is_node, (1, 0), value=True)
@@ -146,9 +146,9 @@ class PrefixScorer:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all requests but those at ``rows`` (int64)."""
-        for name in ("prompts", "prompt_mask", "allowed", "nodes", "calls", "_first_edge", "_edges", "_prompt_length"):
-            value = getattr(self, name)
-            setattr(self, name, None if value is None else value[rows])
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[rows])
         if self.nodes.shape[1]:
             self.cache.batch_select_indices(rows)
 
@@ -164,7 +164,7 @@ class PrefixScorer:
             return nodes
         useless = self.is_scored(nodes) | self.trie.is_leaf(nodes)
         if self.allowed is not None:
-            useless |= ~self.allowed.gather(1, nodes)
+            useless = useless | ~self.allowed.gather(1, nodes)
         nodes = torch.where(useless, ROOT, nodes).sort(1).values
         nodes[:, 1:] = torch.where(nodes[:, 1:] == nodes[:, :-1], ROOT, nodes[:, 1:])
         nodes = nodes.sort(1, descending=True).values
@@ -183,10 +183,10 @@ class PrefixScorer:
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Return the last ``keep`` positions' logits of one model call; ``mask`` ``[B, Q, P + S]``, True: looks at."""
         dtype = self.model.dtype
-        bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+        bias = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
         output = self.model(
             input_ids=tokens,
-            position_ids=positions.clamp(min=0),
+            position_ids=positions,
             attention_mask=bias[:, None],
             past_key_values=self.cache,
             use_cache=True,
@@ -201,13 +201,12 @@ class PrefixScorer:
         legal = spans.mask
         if self.allowed is not None:
             legal = legal & self.allowed.gather(1, spans.values)
-        place = spans.source * logits.shape[2] + self.trie.token[spans.values]
-        edges = logits.flatten(1).gather(1, place)  # [B, W]
         if self.normalize == "vocabulary":
-            normaliser = logits.logsumexp(2)
-        else:
+            logits = logits.log_softmax(2)
+        edges = logits.flatten(1).gather(1, spans.source * logits.shape[2] + self.trie.token[spans.values])  # [B, W]
+        if self.normalize == "allowed":
             normaliser = _logsumexp_by(spans.source, edges.masked_fill(~legal, -torch.inf), nodes.shape[1])
-        edges = (edges - normaliser.gather(1, spans.source)).clamp(max=0)  # rounding may lift a certain child above 0
+            edges = (edges - normaliser.gather(1, spans.source)).clamp(max=0)  # rounding may lift a certain child above
         self._first_edge = torch.cat([self._first_edge, self._edges.shape[1] + spans.start], dim=1)
         self._edges = torch.cat([self._edges, edges.masked_fill(~legal, -torch.inf)], dim=1)
         self.nodes = torch.cat([self.nodes, torch.where(valid, nodes, -1)], dim=1)

@@ -1,5 +1,6 @@
 """The catalog's prefix tree as flat arrays."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -103,8 +104,8 @@ class ItemTrie:
             )
         self.first_child = 1 + self.num_children.cumsum(0) - self.num_children
         self.subtree_size = (self.num_children > 0).long()
-        for start, end in reversed(list(zip(self.depth_start[1:-1], self.depth_start[2:], strict=True))):
-            self.subtree_size.index_add_(0, self.parent[start:end], self.subtree_size[start:end].clone())
+        for begin, end in reversed(list(pairwise(self.depth_start[1:]))):
+            self.subtree_size.index_add_(0, self.parent[begin:end], self.subtree_size[begin:end].clone())
         self.items = order
         self._leaf_of_item = torch.empty_like(order)
         self._leaf_of_item[order] = node

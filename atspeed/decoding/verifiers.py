@@ -20,7 +20,7 @@ class Verifier(ABC):
 
     name: str
 
-    def check(self, trie: ItemTrie) -> None:
+    def check(self, trie: ItemTrie) -> None:  # noqa: B027 (most verifiers serve any catalog)
         """Raise a ValueError if the verifier cannot serve a catalog."""
 
     def selection(self, generator: torch.Generator | None) -> Select:

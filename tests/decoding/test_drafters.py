@@ -1,6 +1,7 @@
 """What drafters propose, and what it costs."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -59,15 +60,18 @@ def test_the_trie_drafter_takes_whole_levels_from_the_root() -> None:
 
 
 @torch.no_grad()
-def test_the_trie_drafter_cuts_a_level_after_the_best_beams_children() -> None:
+def test_the_trie_drafter_cuts_a_level_of_which_half_fits_to_the_likeliest_if_items_are_equal() -> None:
     target, _ = scorers()
     beams = beams_at(1, target)
-    counts = TRIE.num_children[beams.nodes[0]].tolist()
-    budget = counts[0] + 1
-    assert budget < sum(counts)
-    proposed = nodes_of(TrieDrafter(budget).propose(beams, target, None, select_top).nodes[0])
-    first = int(TRIE.first_child[beams.nodes[0, 0]])
-    assert proposed == {*range(first, first + counts[0]), int(TRIE.first_child[beams.nodes[0, 1]])}
+    for row in range(3):
+        scores = {}
+        for beam, score in zip(beams.nodes[row].tolist(), beams.scores[row].tolist(), strict=True):
+            for child in range(*TRIE.first_child[beam : beam + 2].tolist()):
+                scores[child] = score + math.log(int(TRIE.num_items[child]) / int(TRIE.num_items[beam]))
+        ranked = sorted(scores, key=lambda node: (-scores[node], node))
+        for budget in (len(ranked) - 1, (len(ranked) + 1) // 2, (len(ranked) - 1) // 2):
+            proposed = nodes_of(TrieDrafter(budget).propose(beams, target, None, select_top).nodes[row])
+            assert proposed == (set(ranked[:budget]) if 2 * budget >= len(ranked) else set())
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -167,7 +167,7 @@ def test_relaxed_sampling_of_more_is_exact_for_a_perfect_draft_and_near_for_othe
 
 
 def test_the_statistics_see_a_wrong_law() -> None:
-    counts = sample(LosslessSampling(1.1), NoDrafter(), TARGET, 2)
+    counts = sample(LosslessSampling(1.3), NoDrafter(), TARGET, 2)
     assert chi_square_p_value(counts, exact_law(2, 1.0)) < FALSE_ALARM
 
 
