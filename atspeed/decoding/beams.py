@@ -12,11 +12,11 @@ from atspeed.decoding.trie import ROOT, ItemTrie
 class Beams(NamedTuple):
     """Where the search of a batch of requests stands: prefixes to go on with, and whole semantic IDs found so far.
 
-    Both are best first under strict verification, and padded with the root at minus infinity.
+    Both are best first, and padded with the root at minus infinity.
 
     Attributes:
-        nodes: the prefixes, ``[B, K]``, int64; all of a request are equally deep.
-        scores: sum of the log-probabilities of a prefix's codes, ``[B, K]``, float32.
+        nodes: the prefixes, ``[B, K]``, int64, at the start ``[B, 1]``; all of a request are equally deep.
+        scores: sum of the log-probabilities of a prefix's codes, float32, of the same shape.
         leaves: the whole semantic IDs, ``[B, K]``, int64.
         leaf_scores: their scores, ``[B, K]``, float32.
         depth: of the prefixes, ``[B]``, int64.
@@ -31,15 +31,18 @@ class Beams(NamedTuple):
     @classmethod
     def at_root(cls, batch_size: int, width: int, device: torch.device) -> "Beams":
         """Return the beams that every search starts from: the empty prefix."""
-        nodes = torch.full((batch_size, width), ROOT, device=device)
-        nothing = torch.full((batch_size, width), -torch.inf, device=device)
-        scores = nothing.clone()
-        scores[:, 0] = 0
-        return cls(nodes, scores, nodes, nothing, nodes[:, 0])
+        leaves = torch.full((batch_size, width), ROOT, device=device)
+        root, score = leaves[:, :1], torch.zeros(batch_size, 1, device=device)
+        return cls(root, score, leaves, torch.full(leaves.shape, -torch.inf, device=device), root[:, 0])
+
+    @property
+    def width(self) -> int:
+        """The beam width K."""
+        return self.leaves.shape[1]
 
     @property
     def mask(self) -> Tensor:
-        """True where there is a prefix, ``[B, K]``."""
+        """True where there is a prefix, the shape of ``nodes``."""
         return self.scores > -torch.inf
 
     @property
@@ -80,7 +83,7 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
     As in ``transformers.generate``, what ends among the first K candidates is a result, and the K best that go on are
     the new prefixes.
     """
-    width = beams.nodes.shape[1]
+    width = beams.width
     if trie.has_one_length:  # all candidates of a request end or none does, so nothing is to be merged
         goes_on = Beams(nodes[:, :width], scores[:, :width], beams.leaves, beams.leaf_scores, beams.depth + 1)
         if not (ends := goes_on.depth == trie.num_levels).any():
@@ -99,7 +102,7 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
 
 def next_beams(scorer: PrefixScorer, beams: Beams) -> Beams:
     """Return the beams one code further, all of whose prefixes the scorer has scored."""
-    children, log_probs, parent = scorer.children(beams.nodes, beams.mask)
-    # twice as many: up to K of the best may end
-    candidates = select_top(children, beams.scores.gather(1, parent) + log_probs, 2 * beams.nodes.shape[1])
+    children, log_probs = scorer.children(beams.nodes)  # [B, K, C]
+    scores = beams.scores[..., None] + log_probs
+    candidates = select_top(children.flatten(1), scores.flatten(1), 2 * beams.width)  # up to K of the best may end
     return advance_beams(beams, scorer.trie, *candidates)

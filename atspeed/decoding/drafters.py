@@ -76,7 +76,7 @@ class TrieDrafter(Drafter):
         extra_cost: what ``auto`` may cost, as a share of the smallest call.
     """
 
-    def __init__(self, max_nodes: int | Literal["auto"] = 256, extra_cost: float = 0.25) -> None:
+    def __init__(self, max_nodes: int | Literal["auto"] = 256, extra_cost: float = 0.5) -> None:
         if max_nodes != "auto":
             require_at_least(1, max_nodes=max_nodes)
         if extra_cost < 0:
@@ -95,7 +95,7 @@ class TrieDrafter(Drafter):
         levels, (nodes, mask), left = self._whole_levels(beams, target)
         trie = target.trie
         half_fits = (trie.num_children[nodes] * mask).sum(1, keepdim=True) <= 2 * left
-        mask = mask & half_fits & (beams.depth > 0)[:, None]
+        mask = mask & half_fits & (beams.depth > 0)[:, None] & (trie.subtree_size[nodes] > 1)
         if mask.any():
             children = trie.children(nodes, mask)
             beam = _beam_above(children.values, beams, trie)
@@ -119,6 +119,8 @@ class TrieDrafter(Drafter):
         going = torch.ones_like(mask[:, :1])
         for _ in range(int(beams.depth.min()), trie.num_levels - 1):
             going &= (trie.num_children[nodes] * mask).sum(1, keepdim=True) <= left
+            if not going.any():
+                break
             children = trie.children(nodes, mask & going)
             wanted = _needs_scoring(children.values, target)
             levels.append(children.values * wanted)
@@ -153,13 +155,14 @@ class HybridDrafter(TrieDrafter):
         if not mask.any():
             return Proposal(torch.cat(levels, dim=1), [])
         draft.score(torch.cat([trie.path(beams.nodes).flatten(1), *levels], dim=1) * mask.any(1, keepdim=True))
-        children, log_probs, parent = draft.children(nodes, mask)
-        scores = _draft_scores(nodes, beams, draft).gather(1, parent) + log_probs
+        children, log_probs = draft.children(nodes)  # [B, W, C]
+        scores = _draft_scores(nodes, beams, draft)[..., None] + log_probs
+        children, scores = children.flatten(1), scores.flatten(1)
         scores = scores.masked_fill(~_needs_scoring(children, target), -torch.inf)
         chosen, scores = select_top(children, scores, min(self.budget, children.shape[1]))
         mask = scores > -torch.inf
         fits = mask & ((trie.subtree_size[chosen] * mask).cumsum(1) <= left)
-        closes = fits.sum(1, keepdim=True) >= beams.nodes.shape[1]
+        closes = fits.sum(1, keepdim=True) >= beams.width
         levels.append(chosen * torch.where(closes, fits, mask & (mask.cumsum(1) <= left)))
         mask = fits & closes
         while mask.any():
@@ -194,10 +197,9 @@ class ModelDrafter(Drafter):
         depth = int(beams.depth.min())
         for level in range(min(self.gamma, trie.num_levels - 1 - depth)):
             draft.score(trie.path(nodes).flatten(1) if level == 0 else nodes)
-            children, log_probs, parent = draft.children(nodes, scores > -torch.inf)
-            child_scores = scores.gather(1, parent) + log_probs
-            child_scores = child_scores.masked_fill(trie.is_leaf(children), -torch.inf)  # leaves need no scoring
-            nodes, scores = select(children, child_scores, self.draft_beams)
+            children, log_probs = draft.children(nodes)  # [B, N, C]
+            child_scores = (scores[..., None] + log_probs).masked_fill(trie.is_leaf(children), -torch.inf)
+            nodes, scores = select(children.flatten(1), child_scores.flatten(1), self.draft_beams)
             drawn.append((nodes, scores))
         return Proposal(torch.cat([beams.nodes[:, :0], *(level for level, _ in drawn)], dim=1), drawn)
 

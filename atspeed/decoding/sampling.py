@@ -85,22 +85,23 @@ class SamplingVerifier(Verifier):
             ready = is_ready(beams, target)
             if not ready.any():
                 break
-            children, log_probs, parent = target.children(beams.nodes, beams.mask)
-            scores = beams.scores.gather(1, parent) + log_probs
+            children, log_probs = target.children(beams.nodes)  # [B, K, C]
+            scores = beams.scores[..., None] + log_probs
             drawn, drawn_scores = proposal.drawn[level] if level < len(proposal.drawn) else nothing
-            draft_log_probs = torch.full_like(log_probs, -torch.inf)
+            draft_scores = torch.full_like(scores, -torch.inf)
             if draft is not None and drawn.shape[1]:
                 is_parent = beams.nodes[..., None] == parents[:, None]  # [B, K, N]
-                drafted_scores = parent_scores[:, None].masked_fill(~is_parent, -torch.inf).amax(2)
-                draft_log_probs = drafted_scores.gather(1, parent) + draft.children(beams.nodes, beams.mask).log_probs
+                drafted_from = parent_scores[:, None].masked_fill(~is_parent, -torch.inf).amax(2)
+                draft_scores = drafted_from[..., None] + draft.children(beams.nodes)[1]
+            children, scores = children.flatten(1), scores.flatten(1)
             chosen = self.choose(
                 self._log_probs(scores),
-                self._log_probs(draft_log_probs),
+                self._log_probs(draft_scores.flatten(1)),
                 _places(drawn, children),
-                beams.nodes.shape[1],
+                beams.width,
                 generator,
             )
-            best_first = select_top(_take(children, chosen, ROOT), _take(scores, chosen, -torch.inf), chosen.shape[1])
+            best_first = select_top(_take(children, chosen, ROOT), _take(scores, chosen, -torch.inf), beams.width)
             beams = advance_beams(beams, target.trie, *best_first).where(ready, beams)
             parents, parent_scores = drawn, drawn_scores
         return beams

@@ -1,6 +1,6 @@
 """Log-probabilities of trie nodes under a causal language model, each prefix scored once."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,21 +9,6 @@ from transformers import DynamicCache, PreTrainedModel
 from atspeed.decoding.trie import ROOT, ItemTrie
 
 Normalize = Literal["vocabulary", "allowed"]
-
-
-class Children(NamedTuple):
-    """The children of a row's nodes in one list, in the order of the nodes.
-
-    Attributes:
-        nodes: ``[B, W]``, int64; root at padding.
-        log_probs: given the parent, ``[B, W]``, float32; minus infinity at padding, for a child that the request does
-            not allow, and where the parent has not been scored.
-        parent: place of the parent among the given nodes, ``[B, W]``, int64.
-    """
-
-    nodes: Tensor
-    log_probs: Tensor
-    parent: Tensor
 
 
 class PrefixScorer:
@@ -104,31 +89,24 @@ class PrefixScorer:
         self._keep_children(nodes, is_node, logits)
         self.calls += is_node.any(1)
 
-    def children(self, nodes: Tensor, valid: Tensor) -> Children:
-        """Return the children of nodes; see :class:`Children`.
+    def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the children of nodes and their log-probabilities given the node.
 
         Args:
             nodes: ``[B, K]``.
-            valid: False where a node is padding, ``[B, K]``, bool.
-        """
-        spans = self.trie.children(nodes, valid)
-        slot, scored = self._slot(nodes)
-        place = torch.arange(spans.source.shape[1], device=nodes.device)
-        edge = place + (self._first_edge.gather(1, slot) - spans.start).gather(1, spans.source)
-        known = spans.mask & scored.gather(1, spans.source)
-        return Children(spans.values, self._edges.gather(1, edge * known), spans.source)
 
-    def child_log_probs(self, nodes: Tensor) -> Tensor:
-        """Return the log-probabilities of the children of scored nodes, ``[B, K] → [B, K, C]``, float32.
-
-        C is the largest number of children; minus infinity where there is no child, as in :class:`Children`.
+        Returns:
+            children, ``[B, K, C]``, int64, root where there is none; and float32 log-probabilities of the same shape:
+            minus infinity where there is no child, for a child that the request does not allow, and for all children
+            of a node that has not been scored. C is the largest number of children.
         """
         count = self.trie.num_children[nodes][..., None]
         place = torch.arange(int(count.max()) if count.numel() else 0, device=nodes.device)
+        exists = place < count  # [B, K, C]
         slot, scored = self._slot(nodes)
-        known = (place < count) & scored[..., None]  # [B, K, C]
-        edge = (self._first_edge.gather(1, slot)[..., None] + place) * known
-        return self._edges.gather(1, edge.flatten(1)).view(edge.shape)
+        edge = (self._first_edge.gather(1, slot)[..., None] + place) * (exists & scored[..., None])
+        children = (self.trie.first_child[nodes][..., None] + place) * exists
+        return children, self._edges.gather(1, edge.flatten(1)).view(edge.shape)
 
     def log_probs(self, nodes: Tensor) -> Tensor:
         """Return the log-probability of each node given its parent: ``[B, K]``, float32; the root's is 0.

@@ -99,8 +99,8 @@ class Alignment(StageModule):
         draft.score(torch.cat([prefixes, trie.path(truth)], dim=1))
 
         root, exists = torch.zeros_like(truth)[:, None], prefixes != ROOT
-        at_root = self._divergence(draft.child_log_probs(root), target.child_log_probs(root))  # [B, 1]
-        deeper = self._divergence(draft.child_log_probs(prefixes)[exists], target.child_log_probs(prefixes)[exists])
+        at_root = self._divergence(draft.children(root)[1], target.children(root)[1])  # [B, 1]
+        deeper = self._divergence(draft.children(prefixes)[1][exists], target.children(prefixes)[1][exists])
         per_prefix = torch.cat([at_root.expand_as(beams).flatten(), deeper])
         return -draft.log_probs(trie.path(truth)).mean(), per_prefix.mean()
 

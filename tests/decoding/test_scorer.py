@@ -63,7 +63,7 @@ def test_a_node_without_its_ancestors_is_not_scored() -> None:
     deep = TRIE.path(LEAVES)[:, 1:2]
     scored.score(deep)
     assert not scored.is_scored(deep).any()
-    assert (scored.child_log_probs(deep) == -torch.inf).all()
+    assert (scored.children(deep)[1] == -torch.inf).all()
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def test_allowed_normalisation_sums_to_one_over_the_children() -> None:
     scored = scorer(normalize="allowed")
     nodes = torch.tensor([[1, 2], [2, 3]])
     scored.score(nodes)
-    for log_probs in (scored.child_log_probs(nodes[:, :1] * ROOT), scored.child_log_probs(nodes)):
+    for log_probs in (scored.children(nodes[:, :1] * ROOT)[1], scored.children(nodes)[1]):
         torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(log_probs.shape[:-1]))
 
 
