@@ -45,7 +45,7 @@ class SpeedupMonitor(pl.Callback):
         if batch_idx > self.num_batches:
             return
         speculative = pl_module.decode_seconds
-        pl_module.recommend(batch, self._plain)
+        pl_module.recommend(batch, self._plain, pl_module.item_filter(batch))
         if batch_idx > 0:
             self._ratios.append(pl_module.decode_seconds / speculative)
 

@@ -117,9 +117,9 @@ class Benchmark:
             rows += [row for width in self.num_beams for row in self._measure(width, batches, batch_size)]
         coverage = []
         if self.draft is not None and self.coverage_beams:
-            batches = track(self._batches(data, 1), "coverage", transient=True)
+            requests = track(self._batches(data, 1), "coverage", transient=True)
             coverage = measure_coverage(
-                self.target, self.draft, self.trie, batches, self.num_beams, self.coverage_beams
+                self.target, self.draft, self.trie, requests, self.num_beams, self.coverage_beams
             )
         result = {
             "environment": {**provenance(self.device), "dtype": str(self.target.dtype).removeprefix("torch.")},
@@ -188,15 +188,15 @@ class Benchmark:
 
     def _measure(self, num_beams: int, batches: list[RequestBatch], batch_size: int) -> list[dict[str, Any]]:
         """Return a row of each method at one beam width and batch size."""
-        methods = self._answers()
-        measured = {name: Measurement(self.catalog, num_beams) for name in methods}
+        answers_by = self._answers()
+        measured = {name: Measurement(self.catalog, num_beams) for name in answers_by}
         schedule = [*batches[: self.num_warmup], *batches]
         title = f"K = {num_beams}, batches of {batch_size}"
         for number, batch in enumerate(track(schedule, title, transient=True)):
             expected: list[Answer] | None = None
-            for name, method in methods.items():
+            for name, answer in answers_by.items():
                 start = time.perf_counter()
-                codes, scores, decoded = method(batch, num_beams)
+                codes, scores, decoded = answer(batch, num_beams)
                 answers = answers_of(codes, scores)  # waits for the device
                 seconds = time.perf_counter() - start
                 expected = expected or answers

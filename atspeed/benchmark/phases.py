@@ -1,7 +1,7 @@
 """Where the time of a request goes."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +19,9 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self._open: list[str] = []
+        self._since = 0.0
 
     def enter(self, phase: str) -> None:
         """Charge what follows to ``phase``."""
@@ -45,9 +46,9 @@ def measure_phases(decoder: SpeculativeDecoder, batches: list[RequestBatch], num
     """Decode batches once more under a stopwatch.
 
     Returns:
-        milliseconds a batch: ``target`` and ``draft``, the forward passes of the two models; ``drafting``, choosing what
-        to propose; ``verification``; and ``rest``, what scoring takes beside the forward passes (tree masks, key-value
-        slots, log-probabilities of children) and the loop itself.
+        milliseconds a batch: ``target`` and ``draft``, the forward passes of the two models; ``drafting``, choosing
+        what to propose; ``verification``; and ``rest``, what scoring takes beside the forward passes (tree masks,
+        key-value slots, log-probabilities of children) and the loop itself.
     """
     watch = Stopwatch(decoder.target.device)
     with _watched(decoder, watch):

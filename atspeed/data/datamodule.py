@@ -90,6 +90,14 @@ class RecommendationData(pl.LightningDataModule):
             if items
         ]
 
+    def test_history(self, user: int) -> list[int]:
+        """What is known of a user before the test items: training and validation items."""
+        return [*self.interactions.train[user], *self.interactions.valid[user]]
+
+    def predict_history(self, user: int) -> list[int]:
+        """All that is known of a user."""
+        return [*self.test_history(user), *self.interactions.test[user]]
+
     def test_requests(self) -> list[RequestExample]:
         """The test users' histories (training and validation items) and distinct test items."""
         data = self.interactions
@@ -98,7 +106,7 @@ class RecommendationData(pl.LightningDataModule):
             raise ValueError("no user has a test item")
         count = min(self.num_test_users or len(users), len(users))
         chosen = [users[place * len(users) // count] for place in range(count)]
-        return [RequestExample(u, data.train[u] + data.valid[u], list(dict.fromkeys(data.test[u]))) for u in chosen]
+        return [RequestExample(u, self.test_history(u), list(dict.fromkeys(data.test[u]))) for u in chosen]
 
     def train_dataloader(self) -> DataLoader:
         """Loader of sequences or requests, by ``examples``."""
@@ -121,10 +129,8 @@ class RecommendationData(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """As for testing, with all users and their whole histories."""
-        data = self.interactions
-        splits = zip(data.train, data.valid, data.test, strict=True)
-        requests = [RequestExample(user, train + valid + test, []) for user, (train, valid, test) in enumerate(splits)]
-        return self._request_loader(requests)
+        users = range(len(self.interactions.users))
+        return self._request_loader([RequestExample(user, self.predict_history(user), []) for user in users])
 
     def _request_loader(self, requests: list[RequestExample]) -> DataLoader:
         dataset = cast(Dataset[RequestExample], requests)  # a list does all that a map-style data set must

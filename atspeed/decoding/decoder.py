@@ -83,25 +83,24 @@ def search(
     result = Decoded.empty(batch_size, num_beams, device)
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
     beams = Beams.at_root(batch_size, num_beams, device)
-    accepted, drafted = torch.zeros_like(rows), torch.zeros_like(rows)
+    drafted = torch.zeros_like(rows)
     for _ in range(trie.num_levels):  # each round takes every request at least one level down
         proposal = drafter.propose(beams, target, draft, select)
         target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
-        before, beams = beams.depth, verifier.advance(beams, target, draft, proposal, generator)
-        accepted += (beams.depth - before - 1).clamp(min=0)
         if proposal.nodes.shape[1]:
-            drafted += (trie.depth(proposal.nodes).amax(1) - before).clamp(min=0)
+            drafted += (trie.depth(proposal.nodes).amax(1) - beams.depth).clamp(min=0)
+        beams = verifier.advance(beams, target, draft, proposal, generator)
         active = beams.is_open.nonzero()[:, 0]
         if len(active) < len(rows):
             result.leaves[rows], result.scores[rows] = beams.leaves, beams.leaf_scores
-            result.accepted_levels[rows], result.drafted_levels[rows] = accepted, drafted
-            result.target_calls[rows] = target.calls
+            result.target_calls[rows], result.drafted_levels[rows] = target.calls, drafted
+            result.accepted_levels[rows] = beams.depth - target.calls  # a call is good for a level without any draft
             if draft is not None:
                 result.draft_calls[rows] = draft.calls
         if len(active) == 0:
             return result
         if drop_finished and len(active) < len(rows):
-            rows, beams, accepted, drafted = rows[active], beams.keep(active), accepted[active], drafted[active]
+            rows, beams, drafted = rows[active], beams.keep(active), drafted[active]
             for scorer in (target, draft):
                 if scorer is not None:
                     scorer.keep(active)

@@ -143,8 +143,8 @@ class PrefixScorer:
         useless = self.is_scored(nodes) | self.trie.is_leaf(nodes)
         if self.allowed is not None:
             useless = useless | ~self.allowed.gather(1, nodes)
-        nodes = torch.where(useless, ROOT, nodes).sort(1).values
-        nodes[:, 1:] = torch.where(nodes[:, 1:] == nodes[:, :-1], ROOT, nodes[:, 1:])
+        nodes = nodes.masked_fill(useless, ROOT).sort(1).values
+        nodes[:, 1:].masked_fill_(nodes[:, 1:] == nodes[:, :-1], ROOT)  # each node once
         nodes = nodes.sort(1, descending=True).values
         return nodes[:, : int((nodes != ROOT).sum(1).max())]
 

@@ -155,18 +155,25 @@ class ItemTrie:
         """
         return concatenate_spans(self.first_child[nodes], self.num_children[nodes] * valid, limit)
 
-    def concatenated_items(self, leaves: Tensor, limit: int) -> Tensor:
+    def concatenated_items(self, leaves: Tensor, limit: int, item_mask: Tensor | None = None) -> Tensor:
         """Return the items of all leaves of a row in one list: all items of a shared semantic ID, side by side.
 
         Args:
             leaves: ``[B, W]``; root entries are padding.
             limit: the list is cut after so many.
+            item_mask: True for the items that are wanted, ``[B, num_items]``, bool; all if not given.
 
         Returns:
             item indices, ``[B, T]``, padded with -1, with T the longest list's length, at most ``limit``.
         """
-        places = concatenate_spans(self.first_item[leaves], self.num_items[leaves] * (leaves != ROOT), limit)
-        return torch.where(places.mask, self.items[places.values], -1)
+        places = concatenate_spans(self.first_item[leaves], self.num_items[leaves] * (leaves != ROOT))
+        items, wanted = self.items[places.values], places.mask
+        if item_mask is not None:
+            wanted = wanted & item_mask.gather(1, items)
+            order = (~wanted).byte().argsort(dim=1, stable=True)
+            items, wanted = items.gather(1, order), wanted.gather(1, order)
+        width = min(limit, int(wanted.sum(1).max()))
+        return torch.where(wanted, items, -1)[:, :width]
 
     def leaves(self, items: Tensor) -> Tensor:
         """Return the leaf of each item index, the same shape."""

@@ -72,4 +72,6 @@ class StrictTopK(Verifier):
 
 def is_ready(beams: Beams, target: PrefixScorer) -> Tensor:
     """Return which requests can go a level further: there are prefixes, all of them scored; ``[B]``, bool."""
-    return (target.is_scored(beams.nodes) | ~beams.mask).all(1) & beams.mask.any(1)
+    mask = beams.mask
+    missing = mask & ~target.is_scored(beams.nodes)
+    return mask.any(1) & ~missing.any(1)

@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
-from atspeed.decoding import Decoded, Drafter, ItemTrie, SpeculativeDecoder, Verifier
+from atspeed.decoding import Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
 from atspeed.decoding.scorer import Normalize
 from atspeed.metrics import NDCGAtK, RecallAtK
 from atspeed.metrics.baselines import TransitionCounts, recommend_popular
@@ -38,6 +38,9 @@ class Recommender(StageModule):
         num_beams: beam width K.
         metrics_at: the k of the metrics; the largest is that of the baselines, too.
         normalize: how scores are normalised: ``vocabulary``, as ``transformers.generate`` does, or ``allowed``.
+        exclude_seen: leave out the items of a user's history: those that come before the test items in ``test``, all
+            that are known in ``predict``.
+        seed: of a verifier that samples.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Recommender(StageModule):
         num_beams: int = 20,
         metrics_at: Sequence[int] = (5, 10, 20),
         normalize: Normalize = "vocabulary",
+        exclude_seen: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__(stage)
         require_at_least(1, model__num_beams=num_beams)
@@ -63,6 +68,8 @@ class Recommender(StageModule):
         self.verifier = verifier
         self.num_beams = num_beams
         self.normalize = normalize
+        self.exclude_seen = exclude_seen
+        self.seed = seed
         self.ranking = MetricCollection(
             {f"{name}@{k}": metric(k) for name, metric in RANKING_METRICS.items() for k in metrics_at},
             prefix="test/",
@@ -98,23 +105,38 @@ class Recommender(StageModule):
         if self.draft is not None:
             pack_linears(self.draft)
         self.main_decoder = self.decoder(self.drafter)
+        self._generator = torch.Generator(self.device).manual_seed(self.seed)
 
     def decoder(self, drafter: Drafter) -> SpeculativeDecoder:
         """Return a decoder of this module's models with some drafter."""
         return SpeculativeDecoder(self.target, self.trie, drafter, self.verifier, self.draft, self.normalize)
 
-    def recommend(self, batch: RequestBatch, decoder: SpeculativeDecoder) -> Decoded:
+    def item_filter(self, batch: RequestBatch) -> ItemFilter | None:
+        """Return which items each request may get; None: all."""
+        if not self.exclude_seen:
+            return None
+        unseen = torch.ones(len(batch.users), self.data.catalog.num_items, dtype=torch.bool)
+        history = self.data.predict_history if self.trainer.predicting else self.data.test_history
+        for row, user in enumerate(batch.users.tolist()):
+            unseen[row, history(user)] = False
+        return ItemFilter(unseen.to(self.device))
+
+    def recommend(self, batch: RequestBatch, decoder: SpeculativeDecoder, item_filter: ItemFilter | None) -> Decoded:
         """Decode a batch, and keep the wall time in :attr:`decode_seconds`."""
         start = time.perf_counter()
-        decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams)
+        decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams, item_filter, self._generator)
         decoded.scores.cpu()  # waits for the device
         self.decode_seconds = time.perf_counter() - start
         return decoded
 
     def test_step(self, batch: RequestBatch, batch_idx: int) -> None:
         """Decode a batch and update the metrics."""
-        decoded = self.recommend(batch, self.main_decoder)
-        self.ranking.update(self.trie.concatenated_items(decoded.leaves, self.num_beams), batch.truth)
+        item_filter = self.item_filter(batch)
+        decoded = self.recommend(batch, self.main_decoder, item_filter)
+        items = self.trie.concatenated_items(
+            decoded.leaves, self.num_beams, item_filter.item_mask if item_filter else None
+        )
+        self.ranking.update(items, batch.truth)
         accepted, drafted = decoded.accepted_levels, decoded.drafted_levels
         self.target_calls.update(decoded.target_calls)
         self.draft_calls.update(decoded.draft_calls)
@@ -133,32 +155,35 @@ class Recommender(StageModule):
         self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=len(batch.users))
 
     def _update_baselines(self, batch: RequestBatch) -> None:
-        data, k = self.data.interactions, self.baseline_k
-        followers = [
-            self.transitions.recommend(data.train[user] + data.valid[user], k) for user in batch.users.tolist()
-        ]
+        k = self.baseline_k
+        followers = [self.transitions.recommend(self.data.test_history(user), k) for user in batch.users.tolist()]
         self.popularity_recall.update(self.popular.expand(len(followers), -1).to(self.device), batch.truth)
         self.transitions_recall.update(torch.stack(followers).to(self.device), batch.truth)
 
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Return one record a request: user, and per semantic ID its items (as the data names them) and score."""
-        decoded = self.recommend(batch, self.main_decoder)
+        item_filter = self.item_filter(batch)
+        decoded = self.recommend(batch, self.main_decoder, item_filter)
         return [
-            self._record(user, leaves, scores, calls)
-            for user, leaves, scores, calls in zip(
+            self._record(*request)
+            for request in zip(
                 batch.users.tolist(),
                 decoded.leaves,
                 decoded.scores.tolist(),
                 decoded.target_calls.tolist(),
+                item_filter.item_mask if item_filter else [None] * len(batch.users),
                 strict=True,
             )
         ]
 
-    def _record(self, user: int, leaves: Tensor, scores: list[float], target_calls: int) -> dict[str, Any]:
+    def _record(
+        self, user: int, leaves: Tensor, scores: list[float], target_calls: int, item_mask: Tensor | None
+    ) -> dict[str, Any]:
         catalog = self.data.catalog
         answers = []
         for leaf, score in zip(leaves[leaves > 0], scores, strict=False):
-            items = self.trie.concatenated_items(leaf.view(1, 1), catalog.num_items)[0].tolist()
+            wanted = None if item_mask is None else item_mask[None]
+            items = self.trie.concatenated_items(leaf.view(1, 1), catalog.num_items, wanted)[0].tolist()
             names = [catalog.names[item] for item in items]
             answers.append({"items": names, "sid": list(catalog.sid(items[0])), "score": score})
         return {"user": self.data.interactions.users[user], "recommended": answers, "target_calls": target_calls}

@@ -60,6 +60,13 @@ def test_colliding_items_stand_side_by_side() -> None:
     ]
 
 
+def test_items_that_are_not_wanted_are_left_out() -> None:
+    wanted = torch.tensor([[True, False, False, True], [True, True, True, True]])
+    leaves = torch.tensor([[5, 4, 3], [3, ROOT, ROOT]])
+    assert TRIE.concatenated_items(leaves, 3, wanted).tolist() == [[3, 0], [0, -1]]
+    assert TRIE.concatenated_items(leaves, 1, wanted).tolist() == [[3], [0]]
+
+
 def test_path_goes_up_to_the_root() -> None:
     assert TRIE.path(torch.tensor([4, 1, ROOT])).tolist() == [[4, 1], [1, ROOT], [ROOT, ROOT]]
 

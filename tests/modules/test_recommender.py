@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from atspeed.benchmark import HFGenerate
-from atspeed.data import EmbeddedCatalog, RecommendationData
+from atspeed.data import EmbeddedCatalog, Interactions, RecommendationData
 from atspeed.decoding import ModelDrafter, StrictTopK, TrieDrafter
 from atspeed.metrics import recall_at_k
 from atspeed.metrics.baselines import TransitionCounts, recommend_popular
@@ -74,6 +74,48 @@ def test_predictions_name_users_items_and_semantic_ids_in_order(tmp_path: Path) 
         for answer in record["recommended"]:
             sharing = [name for item, name in enumerate(catalog.names) if list(catalog.sid(item)) == answer["sid"]]
             assert answer["items"] == sharing
+
+
+def test_seen_items_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = EmbeddedCatalog.load
+
+    def load_with_collisions(source: EmbeddedCatalog) -> Interactions:
+        interactions = load(source)
+        interactions.catalog.tokens[::2] = interactions.catalog.tokens[1::2]  # neighbours share a semantic ID
+        return interactions
+
+    monkeypatch.setattr(EmbeddedCatalog, "load", load_with_collisions)
+    requests = data()
+    catalog = requests.source.load().catalog
+    seen_somewhere = beside_seen = 0
+    for exclude_seen in (False, True):
+        module = recommender(exclude_seen=exclude_seen, num_beams=40)
+        make_trainer(tmp_path, callbacks=[PredictionWriter()]).predict(module, data(), return_predictions=False)
+        records = [
+            json.loads(line) for line in (tmp_path / "recommend" / "predictions-0.jsonl").read_text().splitlines()
+        ]
+        requests.setup()
+        for user, record in enumerate(records):
+            seen = {catalog.names[item] for item in requests.predict_history(user)}
+            shown = {item for answer in record["recommended"] for item in answer["items"]}
+            if exclude_seen:
+                assert all(answer["items"] for answer in record["recommended"])
+                assert not shown & seen
+                assert len(record["recommended"]) == 40
+                beside_seen += any(len(answer["items"]) == 1 for answer in record["recommended"])
+            seen_somewhere += bool(shown & seen)
+    assert seen_somewhere
+    assert beside_seen, "the case must have an item whose semantic ID is also that of a seen one"
+
+
+def test_a_user_who_has_seen_everything_gets_an_empty_list(tmp_path: Path) -> None:
+    requests = data()
+    requests.setup()
+    requests.interactions.train[3] = list(range(requests.catalog.num_items))
+    trainer = make_trainer(tmp_path, callbacks=[PredictionWriter()])
+    trainer.predict(recommender(exclude_seen=True), requests, return_predictions=False)
+    records = [json.loads(line) for line in (tmp_path / "recommend" / "predictions-0.jsonl").read_text().splitlines()]
+    assert [len(record["recommended"]) for record in records] == [10, 10, 10, 0, *[10] * (len(records) - 4)]
 
 
 def test_a_missing_draft_is_named(tmp_path: Path) -> None:
