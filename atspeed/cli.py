@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
 import callbacks  # noqa: F401  (imported, so that configs may name its classes without their package)
-from atspeed.benchmark import Benchmark
+from atspeed.benchmark import Benchmark, CatalogBenchmark
 from atspeed.data import RecommendationData
 from atspeed.modules import StageModule
 from atspeed.provenance import provenance
@@ -58,7 +58,7 @@ class AtSpeedCLI(LightningCLI):
             parser_kwargs={
                 "prog": "python -m atspeed",
                 "description": "Fine-tuning, alignment and inference are Trainer runs (LightningCLI); "
-                "further commands: benchmark, quickstart (see their --help).",
+                f"further commands: {', '.join(COMMANDS)} (see their --help).",
                 **{name: dict(PARSER_SETTINGS) for name in self.subcommands()},  # LightningCLI writes into them
             },
             seed_everything_default=0,
@@ -90,7 +90,19 @@ def run_benchmark(args: list[str]) -> None:
     Benchmark(**objects).run(data)
 
 
-COMMANDS = {"benchmark": run_benchmark, "quickstart": quickstart}
+def run_catalog_benchmark(args: list[str]) -> None:
+    """Measure what a catalog costs as it grows: build, memory, filters, and a request beside the model."""
+    command = "python -m atspeed benchmark-catalogs"
+    parser = ArgumentParser(prog=command, description=run_catalog_benchmark.__doc__, **PARSER_SETTINGS)
+    parser.add_class_arguments(CatalogBenchmark, None)
+    CatalogBenchmark(**parser.instantiate_classes(parser.parse_args(args)).as_dict()).run()
+
+
+COMMANDS = {
+    "benchmark": run_benchmark,
+    "benchmark-catalogs": run_catalog_benchmark,
+    "quickstart": quickstart,
+}
 
 
 def quiet() -> None:
