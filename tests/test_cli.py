@@ -19,20 +19,27 @@ SMALL_DATA = ["--data.source", "EmbeddedCatalog", "--data.source.num_users", "40
 SMALL_MODEL = ["--model.network.config.hidden_size", "48", "--model.network.config.num_hidden_layers", "1"]
 COLUMNS = {
     "method",
+    "drafter",
     "verification",
+    "temperature",
     "num_beams",
     "batch_size",
     "requests",
     "latency_ms",
+    "requests_per_second",
     "speedup_vs_hf",
     "speedup_vs_plain",
+    "total_speedup_vs_hf",
     "target_calls",
+    "draft_calls",
+    "trie_target_calls",
     "accepted_levels",
     "acceptance_rate",
     "identical_to_hf",
     "max_score_gap",
     "recall",
     "ndcg",
+    "phases_ms",
 }
 
 
@@ -91,18 +98,45 @@ def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path
     output = run("benchmark", *settings, *SMALL_DATA).stdout
     assert "hf_generate" in output
     result = json.loads((run_dir / "benchmark" / "benchmark.json").read_text())
-    assert set(result) == {"environment", "setting", "rows"}
+    assert set(result) == {"environment", "setting", "rows", "coverage"}
     assert {"versions", "device", "threads", "dtype", "commit"} <= set(result["environment"])
-    assert len(result["rows"]) == 16
+    methods = ["hf_generate", "plain", "trie", "trie_auto", "hybrid", "draft"]
+    sampling = ["draft_relaxed", "draft_lossless", "trie_lossless"]
+    assert [row["method"] for row in result["rows"]] == [*methods, *sampling] * 4
     for row in result["rows"]:
         assert set(row) == COLUMNS
-        assert row["identical_to_hf"] == 1
-        assert row["max_score_gap"] < 1e-4
         assert row["requests"] == 8
+        if row["method"] in sampling:
+            assert row["verification"] == row["method"].split("_")[1]
+            assert row["identical_to_hf"] is None
+        else:
+            assert row["verification"] == (None if row["method"] == "hf_generate" else "strict")
+            assert row["identical_to_hf"] == 1
+            assert row["max_score_gap"] < 1e-4
         if row["method"] in ("hf_generate", "plain"):
             assert row["target_calls"] == {"hf_generate": None, "plain": 4}[row["method"]]
         else:
             assert 1 <= row["target_calls"] <= 4
+        by_draft = row["method"].startswith(("hybrid", "draft"))
+        assert (row["trie_target_calls"] is not None) == by_draft
+    assert len(result["coverage"]) == 3 * 4 * 5
+    assert all(0 <= row["coverage"] <= 1 for row in result["coverage"])
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_benchmark_takes_methods_and_batches_on_the_command_line(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "target").symlink_to(run_dir / "target")
+    methods = "{trie: {drafter: {class_path: TrieDrafter, init_args: {max_nodes: 99}}}}"
+    settings = ["--config", str(CONFIGS / "benchmark.yaml"), "--out", str(tmp_path), "--num_requests", "5"]
+    more = ["--methods", methods, "--batch_sizes", "[1, 4]", "--num_beams", "[3]"]
+    run("benchmark", *settings, *more, *SMALL_DATA)
+    result = json.loads((tmp_path / "benchmark" / "benchmark.json").read_text())
+    assert [(row["method"], row["batch_size"]) for row in result["rows"]] == [
+        (name, size) for size in (1, 4) for name in ("hf_generate", "plain", "trie")
+    ]
+    assert {row["requests"] for row in result["rows"]} == {5}
+    assert result["coverage"] == []
 
 
 @pytest.mark.e2e

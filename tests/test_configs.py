@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from atspeed.benchmark import Benchmark
 from atspeed.cli import PARSER_SETTINGS, AtSpeedCLI
 from atspeed.data import RecommendationData
+from atspeed.decoding import LosslessSampling
 from atspeed.quickstart import configs_folder
 
 CONFIGS = configs_folder()
@@ -49,7 +50,8 @@ def test_the_benchmark_config_instantiates() -> None:
     content = yaml.safe_load((CONFIGS / "benchmark.yaml").read_text())
     content.pop("data")
     objects = parser.instantiate_classes(parser.parse_object({"benchmark": content}))
-    assert list(objects.benchmark.drafters) == ["plain", "trie", "draft"]
+    assert list(objects.benchmark.methods)[:3] == ["plain", "trie", "trie_auto"]
+    assert isinstance(objects.benchmark.methods["draft_lossless"].verifier, LosslessSampling)
 
 
 def test_all_configs_are_tried() -> None:

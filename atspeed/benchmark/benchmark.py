@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,8 +49,9 @@ class Benchmark:
     """Measures ``transformers.generate``, plain beam search and speculative methods in one run.
 
     For each beam width and batch size, every request goes through all methods one after the other, so that a slow
-    moment of the machine meets all of them; the first requests warm up and do not count. Requests are taken in the
-    order of their length, so that a batch has little padding.
+    moment of the machine meets all of them, in an order that changes from batch to batch, because a method leaves
+    caches behind that serve some methods better than others. The first requests warm up and do not count. Requests are
+    taken in the order of their length, so that a batch has little padding.
 
     Args:
         target: the model whose answer counts.
@@ -63,7 +65,7 @@ class Benchmark:
         num_threads: CPU threads of torch.
         pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`); ``hf_generate``
             always runs the model as ``transformers`` loads it.
-        seed: of the sampling methods.
+        seed: of the sampling methods, and of the order of methods.
         device: where to run; a GPU if there is one.
         out: the run folder; models are looked up there and ``benchmark/benchmark.json`` is written.
     """
@@ -190,17 +192,19 @@ class Benchmark:
         """Return a row of each method at one beam width and batch size."""
         answers_by = self._answers()
         measured = {name: Measurement(self.catalog, num_beams) for name in answers_by}
-        schedule = [*batches[: self.num_warmup], *batches]
+        warmup = batches[: self.num_warmup]
+        order = random.Random(self.seed)
         title = f"K = {num_beams}, batches of {batch_size}"
-        for number, batch in enumerate(track(schedule, title, transient=True)):
-            expected: list[Answer] | None = None
-            for name, answer in answers_by.items():
+        for number, batch in enumerate(track([*warmup, *batches], title, transient=True)):
+            done: dict[str, tuple[float, list[Answer], Decoded | None]] = {}
+            for name in order.sample(list(answers_by), len(answers_by)):
                 start = time.perf_counter()
-                codes, scores, decoded = answer(batch, num_beams)
+                codes, scores, decoded = answers_by[name](batch, num_beams)
                 answers = answers_of(codes, scores)  # waits for the device
-                seconds = time.perf_counter() - start
-                expected = expected or answers
-                if number >= self.num_warmup:
+                done[name] = time.perf_counter() - start, answers, decoded
+            if number >= len(warmup):
+                _, expected, _ = done["hf_generate"]
+                for name, (seconds, answers, decoded) in done.items():
                     measured[name].add(seconds, answers, expected, decoded, batch.truth.cpu())
         profiled = batches[:: max(1, len(batches) // PROFILED_BATCHES)]
         rows = []

@@ -156,7 +156,7 @@ class HybridDrafter(TrieDrafter):
             return Proposal(torch.cat(levels, dim=1), [])
         draft.score(torch.cat([trie.path(beams.nodes).flatten(1), *levels], dim=1) * mask.any(1, keepdim=True))
         children, log_probs = draft.children(nodes)  # [B, W, C]
-        scores = _draft_scores(nodes, beams, draft)[..., None] + log_probs
+        scores = _draft_scores(nodes, beams, draft).masked_fill(~mask, -torch.inf)[..., None] + log_probs
         children, scores = children.flatten(1), scores.flatten(1)
         scores = scores.masked_fill(~_needs_scoring(children, target), -torch.inf)
         chosen, scores = select_top(children, scores, min(self.budget, children.shape[1]))

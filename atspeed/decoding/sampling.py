@@ -130,7 +130,10 @@ class LosslessSampling(SamplingVerifier):
         thresholds = torch.rand(drawn.shape, generator=generator, device=drawn.device, dtype=target.dtype)
         accepted = torch.full_like(drawn, -1)
         for turn, (place, threshold) in enumerate(zip(drawn.T, thresholds.T, strict=True)):
-            tested = (place >= 0) & ((accepted >= 0).sum(1) < num_beams)
+            unfinished = (accepted >= 0).sum(1) < num_beams
+            if not unfinished.any():
+                break
+            tested = unfinished & (place >= 0)
             at = place.clamp(min=0)[:, None]
             residual, proposed = _normalised(residual), _normalised(proposed)
             accepts = tested & (threshold * proposed.gather(1, at)[:, 0] < residual.gather(1, at)[:, 0])
