@@ -155,7 +155,7 @@ class RelaxedSampling(LosslessSampling):
     Each proposal is accepted with probability ``min(1, p / q)``, by itself; the first K of the accepted are kept. A
     shortfall is drawn without replacement from the residual ``max(0, p − q)``, and from p where the residual has too
     few candidates. With more proposals than K, prefixes that the target likes better than the draft come up too seldom
-    (docs/verification.md has the distance). For K = 1 that would be a needless loss: there it is
+    (docs/decoding.md has the distance). For K = 1 that would be a needless loss: there it is
     :class:`LosslessSampling`, which is exact.
     """
 

@@ -120,6 +120,13 @@ def test_a_verifier_that_does_not_go_on_is_named() -> None:
         SpeculativeDecoder(TARGET, TRIE, NoDrafter(), IdleVerifier())(PROMPTS, MASK, 3)
 
 
+def test_a_search_is_over_when_no_prefix_can_become_better_than_the_results() -> None:
+    nodes, leaves = torch.tensor([[7, 8], [7, 8], [7, 8]]), torch.tensor([[3, 4], [3, 4], [3, ROOT]])
+    scores = torch.tensor([[-2.0, -3.0], [-1.0, -9.0], [-8.0, -9.0]])
+    leaf_scores = torch.tensor([[-0.5, -2.0], [-0.5, -2.0], [-0.5, -torch.inf]])
+    assert Beams(nodes, scores, leaves, leaf_scores, torch.ones(3)).is_open.tolist() == [False, True, True]
+
+
 def test_ties_go_to_the_smaller_node() -> None:
     nodes, scores = select_top(torch.tensor([[7, 5, 6, 4]]), torch.tensor([[-1.0, -0.5, -1.0, -1.0]]), 3)
     assert nodes.tolist() == [[5, 4, 6]]

@@ -14,6 +14,7 @@ from atspeed.decoding import (
     LosslessSampling,
     ModelDrafter,
     NoDrafter,
+    PrefixScorer,
     RelaxedSampling,
     SamplingVerifier,
     SpeculativeDecoder,
@@ -60,6 +61,15 @@ def test_a_filter_answers_as_generate_does_on_the_remaining_items(drafter: objec
         torch.testing.assert_close(decoded.scores[row, :count], scores[0, :count], atol=1e-4, rtol=0)
         assert decoded.scores[row, count:].eq(-torch.inf).all()
         assert decoded.leaves[row, count:].eq(ROOT).all()
+
+
+@torch.no_grad()
+def test_no_forward_pass_is_spent_on_what_is_not_allowed() -> None:
+    allowed = TRIE.node_mask(torch.arange(len(SIDS)) < 5).expand(3, -1)
+    scorer = PrefixScorer(TARGET, TRIE, PROMPTS, MASK, allowed=allowed)
+    scorer.score(torch.arange(1, TRIE.depth_start[3]).expand(3, -1))
+    inner = [node for node in allowed[0].nonzero()[:, 0].tolist() if not TRIE.is_leaf(torch.tensor(node))]
+    assert [sorted(row) for row in scorer.nodes.tolist()] == [inner] * 3
 
 
 def test_identifiers_of_different_lengths_are_filtered_too() -> None:
