@@ -141,6 +141,42 @@ def test_the_hybrid_takes_the_drafts_best_prefixes_with_their_subtrees() -> None
 
 
 @torch.no_grad()
+def test_the_hybrid_ranks_by_the_targets_scores_of_the_beams_and_its_own_below() -> None:
+    target, draft = scorers()
+    beams = beams_at(1, target)
+    budget = 20
+    proposed = HybridDrafter(budget).propose(beams, target, draft, select_top).nodes
+    for row in range(3):
+        scores = {}
+        for beam, score in zip(beams.nodes[row].tolist(), beams.scores[row].tolist(), strict=True):
+            children = torch.arange(*TRIE.first_child[beam : beam + 2].tolist())
+            own = draft.log_probs(children.expand(3, -1))[row]
+            scores |= {c: score + lp for c, lp in zip(children.tolist(), own.tolist(), strict=True)}
+        assert len(scores) > budget
+        expected: set[int] = set()
+        for prefix in sorted(scores, key=lambda node: -scores[node]):
+            below = [node for node in range(*TRIE.depth_start[3:5]) if int(TRIE.parent[node]) == prefix]
+            if len(expected) + 1 + len(below) > budget:
+                break
+            expected |= {prefix, *below}
+        assert len(expected & scores.keys()) >= 3, "fewer subtrees would give way to prefixes alone"
+        assert nodes_of(proposed[row]) == expected
+
+
+@torch.no_grad()
+def test_the_hybrid_asks_the_draft_only_for_requests_that_need_it() -> None:
+    sids = [[3, code, 5, 5] for code in range(3, 33)] + [[4, 3, 5, 5]]
+    trie = ItemTrie(torch.tensor(sids))
+    target, draft = scorers(trie)
+    beams = beams_at(1, target, 1)
+    wide, narrow = 1, 2
+    beams = beams._replace(nodes=torch.tensor([[wide], [narrow], [wide]]))
+    draft.score(torch.tensor([[ROOT]] * 3))
+    HybridDrafter(20).propose(beams, target, draft, select_top)
+    assert draft.calls.tolist() == [2, 1, 2]
+
+
+@torch.no_grad()
 def test_the_hybrid_takes_prefixes_alone_where_too_few_subtrees_would_fit() -> None:
     trie = ItemTrie(random_sids(torch.Generator().manual_seed(0), 3000, [3, 30, 30, 2]))
     target, draft = scorers(trie)
@@ -148,6 +184,12 @@ def test_the_hybrid_takes_prefixes_alone_where_too_few_subtrees_would_fit() -> N
     depths = [trie.depth(row[row != ROOT]) for row in proposed]
     assert [row.tolist().count(2) for row in depths] == [20, 20, 20]
     assert all(row.max() == 2 for row in depths)
+
+
+def test_the_draft_scores_what_it_has_missed_before_it_goes_on() -> None:
+    # It proposes a level a round, and the target goes two: the draft has not scored what it proposed last.
+    decoded = SpeculativeDecoder(TARGET, TRIE, ModelDrafter(12, 1), draft=TARGET)(PROMPTS, MASK, 3)
+    assert decoded.target_calls.tolist() == [2, 2, 2]
 
 
 @torch.no_grad()

@@ -124,7 +124,7 @@ DRAFTERS = {
     "hybrid": HybridDrafter(6),
     "one draft beam": ModelDrafter(1, 2),
     "draft": ModelDrafter(3, 2),
-    "wide draft": ModelDrafter(8, 1),
+    "wide draft": ModelDrafter(8, 2),
 }
 
 

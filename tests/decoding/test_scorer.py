@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from atspeed.decoding import ROOT, ItemTrie, PrefixScorer, SpeculativeDecoder, TrieDrafter
+from atspeed.decoding.scorer import _logsumexp_by
 from tests.decoding.tiny import FAMILIES, random_prompts, random_sids, tiny_model
 
 VOCAB_SIZE = 12
@@ -101,6 +102,14 @@ def test_gradients_flow_through_the_packed_tree() -> None:
         total = total + logits.log_softmax(-1).gather(1, codes[:, None]).sum()
     for ours, plain in zip(packed, torch.autograd.grad(total, list(model.parameters())), strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_large_and_impossible_logits_are_normalised_by_group() -> None:
+    values = torch.tensor([[1000.0, 999.0, -torch.inf, -2000.0]])
+    sums = _logsumexp_by(torch.tensor([[0, 0, 1, 2]]), values, 4)
+    assert sums[0, 0] == pytest.approx(float(values[0, :2].logsumexp(0)))
+    assert sums[0, 2] == -2000
+    assert (sums < 0)[0, [1, 3]].all(), "very unlikely, but no nan"
 
 
 def test_a_window_shorter_than_the_prompt_is_refused() -> None:
