@@ -10,50 +10,47 @@ from transformers import DynamicCache, PreTrainedModel
 PROMPT_LENGTH = 64
 LARGEST = 1024
 REPEATS = 5
-_costs: WeakKeyDictionary[PreTrainedModel, dict[torch.device, dict[int, float]]] = WeakKeyDictionary()
+_seconds: WeakKeyDictionary[PreTrainedModel, dict[tuple[torch.device, int], float]] = WeakKeyDictionary()
 
 
-@torch.inference_mode()
 def measure_budget(model: PreTrainedModel, extra_cost: float) -> int:
     """Return the largest number of nodes whose call costs at most ``1 + extra_cost`` times a call for one node.
 
-    Calls for 1, 2, 4, … 1024 nodes after a prompt of 64 tokens are timed, each several times and each right after
-    another of its size, in turn; once for a model on its device. Their medians decide.
+    Calls for 1, 2, 4, … 1024 nodes after a prompt of 64 tokens are timed, until one costs more; each size once for a
+    model on its device.
     """
-    costs = _costs.setdefault(model, {})
-    if model.device not in costs:
-        costs[model.device] = _measure(model)
-    cost = costs[model.device]
     budget = 1
-    for size in sorted(cost):
-        if cost[size] > (1 + extra_cost) * cost[1]:
-            break
-        budget = size
+    while budget < LARGEST and _cost(model, 2 * budget) <= (1 + extra_cost) * _cost(model, 1):
+        budget *= 2
     return budget
 
 
-def _measure(model: PreTrainedModel) -> dict[int, float]:
-    cache = DynamicCache()
+def _cost(model: PreTrainedModel, size: int) -> float:
+    """Return the median seconds of a call for ``size`` nodes."""
+    seconds = _seconds.setdefault(model, {})
+    if (model.device, size) not in seconds:
+        seconds[model.device, size] = _measure(model, size)
+    return seconds[model.device, size]
+
+
+@torch.inference_mode()
+def _measure(model: PreTrainedModel, size: int) -> float:
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", PROMPT_LENGTH + 1)
     prompt = min(PROMPT_LENGTH, longest - 1)
+    cache = DynamicCache()
 
-    def call(size: int, past: int) -> float:
-        places = torch.arange(past, past + size, device=model.device).clamp(max=prompt)[None]
-        mask = torch.zeros(1, 1, size, past + size, dtype=model.dtype, device=model.device)
+    def call(count: int, past: int) -> float:
+        places = torch.arange(past, past + count, device=model.device).clamp(max=prompt)[None]
+        mask = torch.zeros(1, 1, count, past + count, dtype=model.dtype, device=model.device)
+        tokens = torch.zeros_like(places)
         start = time.perf_counter()
-        output = model(
-            input_ids=torch.zeros_like(places), position_ids=places, attention_mask=mask, past_key_values=cache
-        )
+        output = model(input_ids=tokens, position_ids=places, attention_mask=mask, past_key_values=cache)
         output.logits[0, -1, 0].item()  # waits for the device
         return time.perf_counter() - start
 
     call(prompt, 0)
-    sizes = [1 << power for power in range(LARGEST.bit_length())]
-    seconds: dict[int, list[float]] = {size: [] for size in sizes}
-    for _ in range(REPEATS):
-        for size in sizes:
-            for _ in range(2):  # the first one brings caches and memory into the state of calls of this size
-                elapsed = call(size, prompt)
-                cache.crop(-size)
-            seconds[size].append(elapsed)
-    return {size: statistics.median(values) for size, values in seconds.items()}
+    seconds = []
+    for _ in range(1 + REPEATS):
+        seconds.append(call(size, prompt))
+        cache.crop(-size)
+    return statistics.median(seconds[1:])  # the first one warms up

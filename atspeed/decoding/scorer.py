@@ -56,10 +56,10 @@ class PrefixScorer:
         self.cache = DynamicCache()
         self.calls = torch.zeros_like(prompts[:, 0])
         self.nodes = torch.full_like(prompts[:, :0], -1)
-        self._first_edge = torch.zeros_like(self.nodes)  # [B, S], place of a slot's first child in _edges
-        self._edges = torch.full(self.calls[:, None].shape, -torch.inf, device=prompts.device)
-        # [B, E], log-probabilities of the children of all slots; the first is that of what is not known
         self._prompt_length = prompt_mask.sum(1, keepdim=True)
+        # Log-probabilities of the children of all slots, [B, E]; the first one stands for all that are not known.
+        self._edges = torch.full(self._prompt_length.shape, -torch.inf, device=prompts.device)
+        self._first_edge = torch.zeros_like(self.nodes)  # where the children of a slot begin, [B, S]
 
     def score(self, nodes: Tensor) -> None:
         """Score the children of nodes, and of the root, in at most one forward pass.

@@ -65,8 +65,7 @@ class StrictTopK(Verifier):
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
         while (ready := is_ready(beams, target)).any():
-            further = next_beams(target, beams)
-            beams = further if ready.all() else further.where(ready, beams)
+            beams = next_beams(target, beams).where(ready, beams)
         return beams
 
 

@@ -231,6 +231,7 @@ def test_no_prefix_goes_through_a_model_twice() -> None:
 def test_an_automatic_budget_is_measured_once_and_grows_with_what_may_be_spent() -> None:
     model = copy.deepcopy(TARGET)
     assert measure_budget(model, 1e9) == 1024
+    assert measure_budget(model, 0.5) < 1024, "64 times the tokens of a prompt cost more, even here"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model), "forward", None)  # a second measurement would fail
         budgets = [measure_budget(model, share) for share in (0, 0.5, 2, 1e9)]

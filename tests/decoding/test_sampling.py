@@ -166,6 +166,35 @@ def test_relaxed_sampling_of_more_is_exact_for_a_perfect_draft_and_near_for_othe
     assert max(relaxed for *_, relaxed, _ in rows) > 0.1, "the relaxation is one"
 
 
+def test_relaxed_sampling_is_the_papers_algorithm() -> None:
+    """Each proposal is tested by itself, the first K accepted stay, the residual fills up: enumerated."""
+    p, q, drawn, num_beams = [0.4, 0.35, 0.2, 0.05], [0.1, 0.2, 0.3, 0.4], [3, 2, 1], 2
+    law: dict[frozenset[int], float] = defaultdict(float)
+    for accepts in itertools.product([True, False], repeat=len(drawn)):
+        chance = 1.0
+        for place, accept in zip(drawn, accepts, strict=True):
+            chance *= min(1, p[place] / q[place]) if accept else 1 - min(1, p[place] / q[place])
+        accepted = [place for place, accept in zip(drawn, accepts, strict=True) if accept]
+        residual = {c: p[c] - q[c] for c in range(4) if p[c] > q[c] and c not in accepted}
+        missing = max(0, num_beams - len(accepted))
+        orders = list(itertools.permutations(residual, min(missing, len(residual))))
+        assert all(len(order) == missing for order in orders), "the residual suffices in this case"
+        for order in orders:
+            left, weight = sum(residual.values()), chance
+            for place in order:
+                weight *= residual[place] / left
+                left -= residual[place]
+            law[frozenset([*accepted, *order][:num_beams] if missing else accepted[:num_beams])] += weight
+    assert sum(law.values()) == pytest.approx(1)
+    target, draft = (torch.tensor(x, dtype=torch.float64).log().expand(SAMPLES, -1) for x in (p, q))
+    places = torch.tensor(drawn).expand(SAMPLES, -1)
+    chosen = RelaxedSampling().choose(target, draft, places, num_beams, torch.Generator().manual_seed(0))
+    counts: dict[frozenset[int], int] = defaultdict(int)
+    for row in chosen.tolist():
+        counts[frozenset(row)] += 1
+    assert chi_square_p_value(counts, law) > FALSE_ALARM  # type: ignore[arg-type]
+
+
 def test_the_statistics_see_a_wrong_law() -> None:
     counts = sample(LosslessSampling(1.3), NoDrafter(), TARGET, 2)
     assert chi_square_p_value(counts, exact_law(2, 1.0)) < FALSE_ALARM
