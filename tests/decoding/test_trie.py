@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atspeed.decoding import ROOT, ItemTrie
+from atspeed.decoding import END, ROOT, ItemTrie
 
 
 def prefixes_of(sids: list[list[int]]) -> list[tuple[int, ...]]:
@@ -69,6 +69,47 @@ def test_items_that_are_not_wanted_are_left_out() -> None:
 
 def test_path_goes_up_to_the_root() -> None:
     assert TRIE.path(torch.tensor([4, 1, ROOT])).tolist() == [[4, 1], [1, ROOT], [ROOT, ROOT]]
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(4, 7), min_size=1, max_size=4), min_size=1, max_size=30))
+def test_identifiers_of_different_lengths(titles: list[list[int]]) -> None:
+    sids = torch.full((len(titles), 5), END)
+    for item, title in enumerate(titles):
+        sids[item, : len(title) + 1] = torch.tensor([*title, 3])
+    trie = ItemTrie(sids)
+    leaves = trie.leaves(torch.arange(len(titles)))
+    assert trie.codes(leaves).equal(sids)
+    every = torch.arange(trie.num_nodes)
+    assert every[trie.is_leaf(every)].tolist() == leaves.unique().tolist()
+    assert trie.num_leaves == len(leaves.unique())
+    assert trie.has_one_length == (len({len(title) for title in titles}) == 1 and sids[0, -1] != END)
+    for node in range(trie.num_nodes):
+        prefix = trie.codes(torch.tensor(node))
+        prefix = prefix[prefix != END]
+        below = (sids[:, : len(prefix)] == prefix).all(1).nonzero()[:, 0].tolist()
+        span = slice(int(trie.first_item[node]), int(trie.first_item[node] + trie.num_items[node]))
+        assert sorted(trie.items[span].tolist()) == below
+        inner = {
+            tuple(codes[:size])
+            for codes in sids[below].tolist()
+            for size in range(len(prefix), 5)
+            if codes[size] != END
+        }
+        assert int(trie.subtree_size[node]) == len(inner)
+
+
+@pytest.mark.parametrize(
+    ("sids", "message"),
+    [
+        ([[4, 5], [4, END]], r"the semantic ID \[4\] is the beginning of another one: end each with an end token"),
+        ([[4, 5], [END, END]], "the semantic ID of item 1 is empty"),
+        ([[4, 5, 6], [4, END, 6]], "the semantic ID of item 1 goes on after -1, its end"),
+    ],
+)
+def test_identifiers_that_cannot_be_told_apart_are_refused(sids: list[list[int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ItemTrie(torch.tensor(sids))
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (4,)])
