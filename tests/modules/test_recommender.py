@@ -108,6 +108,21 @@ def test_seen_items_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert beside_seen, "the case must have an item whose semantic ID is also that of a seen one"
 
 
+def test_metrics_do_not_see_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = data()
+    requests.setup()
+    requests.catalog.tokens[::2] = requests.catalog.tokens[1::2]  # neighbours share a semantic ID
+    module = recommender(exclude_seen=True, num_beams=40)
+    shown: list[torch.Tensor] = []
+    update = module.ranking.update
+    monkeypatch.setattr(module.ranking, "update", lambda items, truth: (shown.extend(items), update(items, truth)))
+    make_trainer(tmp_path).test(module, requests, verbose=False)
+    histories = [set(request.history) for request in requests.test_requests()]
+    assert len(shown) == len(histories)
+    for items, history in zip(shown, histories, strict=True):
+        assert not set(items.tolist()) & history
+
+
 def test_a_user_who_has_seen_everything_gets_an_empty_list(tmp_path: Path) -> None:
     requests = data()
     requests.setup()
