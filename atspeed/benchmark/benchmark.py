@@ -27,7 +27,7 @@ from atspeed.decoding import Decoded, Drafter, ItemTrie, NoDrafter, SpeculativeD
 from atspeed.models import ModelSource, pack_linears
 from atspeed.provenance import provenance
 
-PROFILED_BATCHES = 50
+PROFILED_BATCHES = 20
 Answers = Callable[[RequestBatch, int], tuple[Tensor, Tensor, Decoded | None]]
 """Batch and beam width → codes ``[B, K, L]``, scores ``[B, K]``, and what speculation did, if any."""
 
