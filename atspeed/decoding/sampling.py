@@ -16,10 +16,10 @@ class SamplingVerifier(Verifier):
     """Draws the K prefixes of a level from the target's distribution over the children of the last level's.
 
     That distribution is the softmax of ``score / temperature`` over all legal children of the K prefixes together, and
-    draws are without replacement, as in ``transformers.generate(do_sample=True, num_beams=K)``. A level is accepted
-    when the target has scored all K drawn prefixes, so proposals are worth the more the more of them are drawn; a
-    subclass says how the two are coupled. What a drafter proposes without drawing it from the draft, as the trie
-    drafter does, leaves the draws independent of the proposals, and so exact under both subclasses.
+    draws are without replacement. A level is accepted when the target has scored all K drawn prefixes, so proposals are
+    worth the more the more of them are drawn; a subclass says how the two are coupled. What a drafter proposes without
+    drawing it from the draft, as the trie drafter does, leaves the draws independent of the proposals, and so exact
+    under both subclasses.
 
     Answers are ranked by their score under the target. All randomness comes from the generator given to the decoder.
 
