@@ -1,7 +1,6 @@
 """Side-by-side measurement: every request goes through every method in turn."""
 
 import copy
-import json
 import random
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -19,7 +17,7 @@ from atspeed.benchmark.coverage import measure_coverage
 from atspeed.benchmark.measurement import Answer, Measurement, answers_of
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.reference import HFGenerate
-from atspeed.benchmark.report import print_tables
+from atspeed.benchmark.report import report, tables_of
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData
 from atspeed.data.batches import RequestBatch, collate_requests
@@ -136,11 +134,7 @@ class Benchmark:
             "rows": rows,
             "coverage": coverage,
         }
-        file = self.out / "benchmark" / "benchmark.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=2) + "\n")
-        print_tables(result)
-        Console().print(f"written to {file}")
+        report(result, self.out / "benchmark" / "benchmark.json", tables_of(result))
         return result
 
     def _build(self, data: RecommendationData) -> None:

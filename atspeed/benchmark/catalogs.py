@@ -1,6 +1,5 @@
 """What a catalog costs as it grows."""
 
-import json
 import multiprocessing
 import resource
 import time
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from atspeed.benchmark.phases import measure_phases
+from atspeed.benchmark.report import report
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import Drafter, ItemFilter, ItemTrie, NoDrafter, SpeculativeDecoder, TrieDrafter
@@ -69,17 +68,10 @@ class CatalogBenchmark:
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             rows = pool.map(partial(_measure, *self.shape), self.num_items, chunksize=1)
         result = {"environment": provenance(torch.device("cpu")), "rows": rows}
-        file = self.out / "benchmark" / "catalogs.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=2) + "\n")
         table = Table(*(name.replace("_", " ") for name in COLUMNS), title="random catalogs")
         for row in rows:
             table.add_row(*(format(row[name], form) for name, form in COLUMNS.items()))
-        console = Console()
-        if not console.is_terminal:
-            console.width = 120  # a log has no width to fit into
-        console.print(table)
-        console.print(f"written to {file}")
+        report(result, self.out / "benchmark" / "catalogs.json", [table])
         return result
 
 

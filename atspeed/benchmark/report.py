@@ -1,6 +1,8 @@
-"""The benchmark's tables."""
+"""The benchmarks' tables and files."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -42,13 +44,19 @@ TITLES = {
 }
 
 
-def print_tables(result: dict[str, Any]) -> None:
-    """Print the rows of a ``benchmark.json``, the share of each phase, and the coverage curve."""
+def tables_of(result: dict[str, Any]) -> list[Table]:
+    """Return the rows of a ``benchmark.json``, the share of each phase, and the coverage curve."""
+    return [_methods(result), _phases(result), *_coverage(result)]
+
+
+def report(result: dict[str, Any], file: Path, tables: list[Table]) -> None:
+    """Write a result as JSON, with the folders above it, then print its tables and where it is."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=2) + "\n")
     console = Console()
     if not console.is_terminal:
         console.width = 200  # a log has no width to fit into
-    for table in (_methods(result), _phases(result), *_coverage(result)):
-        console.print(table)
+    console.print(*tables, f"written to {file}", sep="\n")
 
 
 def _methods(result: dict[str, Any]) -> Table:

@@ -140,10 +140,9 @@ class ItemTrie:
 
     def codes(self, nodes: Tensor) -> Tensor:
         """Return the codes of prefixes, first to last, padded with -1 at the end: ``[…] → […, L]``."""
-        place = (
-            self.depth(nodes)[..., None] - 1 - torch.arange(self.num_levels, device=nodes.device)
-        )  # from the node up
-        return torch.where(place < 0, END, self.token[self.path(nodes).gather(-1, place.clamp(min=0))])
+        last = self.depth(nodes)[..., None] - 1
+        steps_up = last - torch.arange(self.num_levels, device=nodes.device)  # from the node to its code of each level
+        return torch.where(steps_up < 0, END, self.token[self.path(nodes).gather(-1, steps_up.clamp(min=0))])
 
     def children(self, nodes: Tensor, valid: Tensor, limit: int | None = None) -> Spans:
         """Return the children of all nodes of a row in one list, in the order of their parents.
