@@ -13,9 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
 import callbacks  # noqa: F401  (imported, so that configs may name its classes without their package)
-from atspeed.benchmark import Benchmark, CatalogBenchmark
+from atspeed.benchmark import AlignmentBenchmark, Benchmark, CatalogBenchmark
 from atspeed.data import RecommendationData
-from atspeed.modules import StageModule
+from atspeed.modules import Alignment, StageModule, TargetCaching
 from atspeed.provenance import provenance
 from atspeed.quickstart import quickstart
 
@@ -48,7 +48,8 @@ class AtSpeedCLI(LightningCLI):
     the resolved config go to ``<run folder>/<stage>``.
     """
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], run: bool = True) -> None:
+        settings = {name: dict(PARSER_SETTINGS) for name in self.subcommands()} if run else PARSER_SETTINGS
         super().__init__(
             model_class=StageModule,
             subclass_mode_model=True,
@@ -59,17 +60,18 @@ class AtSpeedCLI(LightningCLI):
                 "prog": "python -m atspeed",
                 "description": "Fine-tuning, alignment and inference are Trainer runs (LightningCLI); "
                 f"further commands: {', '.join(COMMANDS)} (see their --help).",
-                **{name: dict(PARSER_SETTINGS) for name in self.subcommands()},  # LightningCLI writes into them
+                **settings,  # a dict for each subcommand, because LightningCLI writes into them
             },
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,
+            run=run,
         )
 
     def before_instantiate_classes(self) -> None:
         """Put the run folder and the default logger in place."""
-        config = self.config[self.subcommand]
+        config = self.config[self.subcommand] if self.subcommand else self.config
         run_dir = config.trainer.default_root_dir = config.trainer.default_root_dir or DEFAULT_RUN_DIR
         if config.trainer.logger in (None, True):
             config.trainer.logger = Namespace(
@@ -80,14 +82,23 @@ class AtSpeedCLI(LightningCLI):
 
 def run_benchmark(args: list[str]) -> None:
     """Measure speculative decoding side by side with ``transformers.generate``."""
-    parser = ArgumentParser(prog="python -m atspeed benchmark", description=run_benchmark.__doc__, **PARSER_SETTINGS)
-    parser.add_argument("--config", action="config", help="a YAML file, such as configs/benchmark.yaml")
-    parser.add_class_arguments(Benchmark, None)
+    _run_on_data("benchmark", Benchmark, run_benchmark.__doc__, args)
+
+
+def run_alignment_benchmark(args: list[str]) -> None:
+    """Compare drafts of one target: target calls, accepted levels, recall and coverage on the same requests."""
+    _run_on_data("benchmark-alignment", AlignmentBenchmark, run_alignment_benchmark.__doc__, args)
+
+
+def _run_on_data(command: str, benchmark: type, description: str | None, args: list[str]) -> None:
+    parser = ArgumentParser(prog=f"python -m atspeed {command}", description=description, **PARSER_SETTINGS)
+    parser.add_argument("--config", action="config", help=f"a YAML file, such as configs/{command}.yaml")
+    parser.add_class_arguments(benchmark, None)
     parser.add_class_arguments(RecommendationData, "data")
     objects = parser.instantiate_classes(parser.parse_args(args)).as_dict()
     objects.pop("config")
     data = objects.pop("data")
-    Benchmark(**objects).run(data)
+    benchmark(**objects).run(data)
 
 
 def run_catalog_benchmark(args: list[str]) -> None:
@@ -98,8 +109,24 @@ def run_catalog_benchmark(args: list[str]) -> None:
     CatalogBenchmark(**parser.instantiate_classes(parser.parse_args(args)).as_dict()).run()
 
 
+def cache_target(args: list[str]) -> None:
+    """Write the frozen target's beams and scores for the training prompts, for alignment without the target.
+
+    Takes the config and the options of the fit that will read the cache, with model.target_cache.
+    """
+    if args in (["-h"], ["--help"]):
+        print(f"usage: python -m atspeed cache-target --config configs/strict.yaml …\n\n{cache_target.__doc__}")
+        return
+    cli = AtSpeedCLI(args, run=False)
+    if not isinstance(cli.model, Alignment):
+        raise TypeError(f"cache-target needs the config of an Alignment, not of a {type(cli.model).__name__}")
+    cli.trainer.predict(TargetCaching(cli.model, cli.datamodule), return_predictions=False)
+
+
 COMMANDS = {
+    "cache-target": cache_target,
     "benchmark": run_benchmark,
+    "benchmark-alignment": run_alignment_benchmark,
     "benchmark-catalogs": run_catalog_benchmark,
     "quickstart": quickstart,
 }

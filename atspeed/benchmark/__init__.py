@@ -1,7 +1,8 @@
 """Side-by-side measurement."""
 
+from atspeed.benchmark.alignment import AlignmentBenchmark
 from atspeed.benchmark.benchmark import Benchmark, Method
 from atspeed.benchmark.catalogs import CatalogBenchmark
 from atspeed.benchmark.reference import HFGenerate
 
-__all__ = ["Benchmark", "CatalogBenchmark", "HFGenerate", "Method"]
+__all__ = ["AlignmentBenchmark", "Benchmark", "CatalogBenchmark", "HFGenerate", "Method"]

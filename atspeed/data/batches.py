@@ -28,12 +28,14 @@ class RequestBatch(NamedTuple):
         prompts: tokens, padded on the left, ``[B, P]``, int64.
         prompt_mask: True where a token is no padding, ``[B, P]``, bool.
         truth: item indices that came next, padded with -1, ``[B, R]``, int64.
+        rows: place of each request among those of its split, ``[B]``, int64.
     """
 
     users: Tensor
     prompts: Tensor
     prompt_mask: Tensor
     truth: Tensor
+    rows: Tensor
 
 
 class SequenceExample(NamedTuple):
@@ -44,11 +46,12 @@ class SequenceExample(NamedTuple):
 
 
 class RequestExample(NamedTuple):
-    """A user's history and the items that came next."""
+    """A user's history, the items that came next, and the request's place among those of its split."""
 
     user: int
     history: Sequence[int]
     truth: Sequence[int]
+    row: int
 
 
 def collate_sequences(examples: Sequence[SequenceExample], prompt: CompactPrompt) -> SequenceBatch:
@@ -72,6 +75,7 @@ def collate_requests(examples: Sequence[RequestExample], prompt: CompactPrompt) 
         truth=pad(
             [torch.tensor(example.truth, dtype=torch.long) for example in examples], batch_first=True, padding_value=-1
         ),
+        rows=torch.tensor([example.row for example in examples]),
     )
 
 

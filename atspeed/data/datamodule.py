@@ -106,22 +106,32 @@ class RecommendationData(pl.LightningDataModule):
             raise ValueError("no user has a test item")
         count = min(self.num_test_users or len(users), len(users))
         chosen = [users[place * len(users) // count] for place in range(count)]
-        return [RequestExample(u, self.test_history(u), list(dict.fromkeys(data.test[u]))) for u in chosen]
+        return [
+            RequestExample(user, self.test_history(user), list(dict.fromkeys(data.test[user])), row)
+            for row, user in enumerate(chosen)
+        ]
+
+    def requests(self, split: Literal["train", "val"]) -> list[RequestExample]:
+        """Histories and their next item: of the training windows, or of the users with a validation item."""
+        data = self.interactions
+        if split == "train":
+            pairs = [(user, items[:-1], items[-1:]) for user, items in self.training_windows()]
+        else:
+            pairs = [(user, data.train[user], items[:1]) for user, items in enumerate(data.valid) if items]
+        return [RequestExample(*pair, row) for row, pair in enumerate(pairs)]
 
     def train_dataloader(self) -> DataLoader:
         """Loader of sequences or requests, by ``examples``."""
-        windows = self.training_windows()
         if self.examples == "sequences":
-            return self._fit_loader([SequenceExample(items, False) for _, items in windows], shuffle=True)
-        return self._fit_loader([RequestExample(u, w[:-1], w[-1:]) for u, w in windows], shuffle=True)
+            return self._fit_loader([SequenceExample(items, False) for _, items in self.training_windows()], True)
+        return self._fit_loader(self.requests("train"), shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
         """Loader of the users with a validation item."""
-        data = self.interactions
-        pairs = [(u, data.train[u], items[:1]) for u, items in enumerate(data.valid) if items]
+        requests = self.requests("val")
         if self.examples == "sequences":
-            return self._fit_loader([SequenceExample(past + following, True) for _, past, following in pairs], False)
-        return self._fit_loader([RequestExample(*pair) for pair in pairs], False)
+            return self._fit_loader([SequenceExample([*r.history, *r.truth], True) for r in requests], shuffle=False)
+        return self._fit_loader(requests, shuffle=False)
 
     def test_dataloader(self) -> DataLoader:
         """Loader of the test users, in the order of the data."""
@@ -130,7 +140,7 @@ class RecommendationData(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """As for testing, with all users and their whole histories."""
         users = range(len(self.interactions.users))
-        return self._request_loader([RequestExample(user, self.predict_history(user), []) for user in users])
+        return self._request_loader([RequestExample(user, self.predict_history(user), [], user) for user in users])
 
     def _request_loader(self, requests: list[RequestExample]) -> DataLoader:
         dataset = cast(Dataset[RequestExample], requests)  # a list does all that a map-style data set must

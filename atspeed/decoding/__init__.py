@@ -9,7 +9,7 @@ from atspeed.decoding.decoder import Decoded, SpeculativeDecoder, search
 from atspeed.decoding.drafters import Drafter, HybridDrafter, ModelDrafter, NoDrafter, Proposal, TrieDrafter
 from atspeed.decoding.filters import ItemFilter
 from atspeed.decoding.sampling import LosslessSampling, RelaxedSampling, SamplingVerifier
-from atspeed.decoding.scorer import PrefixScorer
+from atspeed.decoding.scorer import PrefixScorer, ScoredPrefixes
 from atspeed.decoding.trie import END, ROOT, ItemTrie
 from atspeed.decoding.verifiers import StrictTopK, Verifier
 
@@ -29,6 +29,7 @@ __all__ = [
     "Proposal",
     "RelaxedSampling",
     "SamplingVerifier",
+    "ScoredPrefixes",
     "SpeculativeDecoder",
     "StrictTopK",
     "TrieDrafter",

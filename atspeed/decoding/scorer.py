@@ -1,93 +1,60 @@
 """Log-probabilities of trie nodes under a causal language model, each prefix scored once."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from atspeed.decoding.trie import ROOT, ItemTrie
+from atspeed.decoding.trie import ROOT, ItemTrie, Spans
 
 Normalize = Literal["vocabulary", "allowed"]
 
 
-class PrefixScorer:
-    """Scores the children of prefixes, for a batch of prompts, under one model.
-
-    A scored node keeps its slot of the key-value cache, whatever order nodes come in: the tree attention mask, not the
-    place in the cache, says who sees it. So draft trees, verification, corrections and plain beam search are all
-    :meth:`score` calls, and no prefix goes through the model twice. The work stays differentiable unless the caller
-    turns gradients off, so that alignment packs a tree of sequences into one forward pass the same way.
+class ScoredPrefixes:
+    """Prefixes whose children's log-probabilities are known, for a batch of requests.
 
     Args:
-        model: any Hugging Face causal language model that takes a 4-D attention mask and ``position_ids``.
-        trie: the catalog; on the model's device.
-        prompts: tokens, padded on the left, ``[B, P]``, int64.
-        prompt_mask: True where a token is no padding, ``[B, P]``, bool.
-        normalize: ``vocabulary``: log-softmax over all tokens, as ``transformers.generate`` ranks;
-            ``allowed``: over a node's legal children.
-        allowed: nodes that a request may use, ``[B, M]``, bool; all if not given.
+        trie: the catalog.
+        batch_size: number of requests, ``B``.
 
     Attributes:
-        nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``; the first slot is the root's.
-        calls: forward passes made for each request, ``[B]``.
-
-    Raises:
-        ValueError: if the model has a sliding attention window shorter than a prompt and a semantic ID.
+        nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        trie: ItemTrie,
-        prompts: Tensor,
-        prompt_mask: Tensor,
-        normalize: Normalize = "vocabulary",
-        allowed: Tensor | None = None,
-    ) -> None:
-        _check_window(model, prompts.shape[1] + trie.num_levels)
-        self.model = model
+    def __init__(self, trie: ItemTrie, batch_size: int) -> None:
+        device = trie.token.device
         self.trie = trie
-        self.prompts = prompts
-        self.prompt_mask = prompt_mask
-        self.normalize = normalize
-        self.allowed = allowed
-        # Layers are made at first use, each as long as what it is given, also where the model has a sliding window.
-        self.cache = DynamicCache()
-        self.calls = torch.zeros_like(prompts[:, 0])
-        self.nodes = torch.full_like(prompts[:, :0], -1)
-        self._prompt_length = prompt_mask.sum(1, keepdim=True)
+        self.nodes = torch.empty(batch_size, 0, dtype=torch.long, device=device)
         # Log-probabilities of the children of all slots, [B, E]; the first one stands for all that are not known.
-        self._edges = torch.full(self._prompt_length.shape, -torch.inf, device=prompts.device)
-        self._first_edge = torch.zeros_like(self.nodes)  # where the children of a slot begin, [B, S]
+        self._edges = torch.full((batch_size, 1), -torch.inf, device=device)
+        self._first_edge = self.nodes  # where the children of a slot begin, [B, S]
 
-    def score(self, nodes: Tensor) -> None:
-        """Score the children of nodes, and of the root, in at most one forward pass.
+    @classmethod
+    def from_edges(cls, trie: ItemTrie, nodes: Tensor, valid: Tensor, edges: Tensor) -> Self:
+        """Make the table from what :meth:`edges` returned for the same nodes; shapes as there."""
+        table = cls(trie, len(nodes))
+        table._append(nodes, valid, trie.children(nodes, valid), edges)
+        return table
+
+    def edges(self, nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities of the children of nodes in one list, in the order of their parents.
 
         Args:
-            nodes: ``[B, T]``; root entries are padding. Leaves, nodes scored before and nodes that a request does not
-                allow are passed over. A node whose ancestors are neither scored nor in ``nodes`` is not scored (it
-                would not see its whole prefix).
+            nodes: ``[B, S]``.
+            valid: False where a node is padding, ``[B, S]``, bool.
+
+        Returns:
+            float32 ``[B, E]``, and a mask, bool: True where there is a child.
         """
-        nodes = self._unscored(nodes)
-        first = self.nodes.shape[1] == 0
-        if not first and nodes.shape[1] == 0:
-            return
-        is_node, depth = nodes != ROOT, self.trie.depth(nodes)
-        tokens, positions = self.trie.token[nodes], self._prompt_length + depth - 1
-        in_cache = torch.cat([self.nodes[:, 1:], torch.where(is_node, nodes, -1)], dim=1)  # [B, S - 1 + T]
-        tree_mask = (self.trie.path(nodes)[..., None] == in_cache[:, None, None]).any(2)  # [B, T, S - 1 + T]
-        is_node &= tree_mask.sum(2) == depth  # it sees itself and every ancestor
-        mask = torch.cat([self.prompt_mask[:, None].expand(-1, nodes.shape[1], -1), tree_mask], dim=2)
-        if first:
-            tokens = torch.cat([self.prompts, tokens], dim=1)
-            positions = torch.cat([(self.prompt_mask.cumsum(1) - 1).clamp(min=0), positions], dim=1)
-            mask = torch.cat([self._prompt_attention(in_cache.shape[1]), mask], dim=1)
-            nodes = torch.nn.functional.pad(nodes, (1, 0), value=ROOT)
-            is_node = torch.nn.functional.pad(is_node, (1, 0), value=True)
-        logits = self._forward(tokens, positions, mask, keep=nodes.shape[1])
-        self._keep_children(nodes, is_node, logits)
-        self.calls += is_node.any(1)
+        spans = self.trie.children(nodes, valid)
+        return self.log_probs(spans.values), spans.mask
+
+    def _append(self, nodes: Tensor, valid: Tensor, spans: Spans, edges: Tensor) -> None:
+        """Append slots for ``nodes`` ``[B, T]`` and their children's log-probabilities ``[B, W]``."""
+        self._first_edge = torch.cat([self._first_edge, self._edges.shape[1] + spans.start], dim=1)
+        self._edges = torch.cat([self._edges, edges], dim=1)
+        self.nodes = torch.cat([self.nodes, torch.where(valid, nodes, -1)], dim=1)
 
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the children of nodes and their log-probabilities given the node.
@@ -122,6 +89,91 @@ class PrefixScorer:
         """Return which nodes have been scored: ``[B, K]`` → bool of the same shape."""
         return (self.nodes[:, None] == nodes[..., None]).any(2)
 
+    def _slot(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slots of nodes and whether they have one, ``[B, K]`` each."""
+        slot_is_node = self.nodes[:, None] == nodes[..., None]  # [B, K, S]
+        scored, slot = slot_is_node.max(2)
+        return slot, scored
+
+
+class PrefixScorer(ScoredPrefixes):
+    """Scores the children of prefixes, for a batch of prompts, under one model.
+
+    A scored node keeps its slot of the key-value cache, whatever order nodes come in: the tree attention mask, not the
+    place in the cache, says who sees it. So draft trees, verification, corrections and plain beam search are all
+    :meth:`score` calls, and no prefix goes through the model twice. The work stays differentiable unless the caller
+    turns gradients off, so that alignment packs a tree of sequences into one forward pass the same way.
+
+    Args:
+        model: any Hugging Face causal language model that takes a 4-D attention mask and ``position_ids``.
+        trie: the catalog; on the model's device.
+        prompts: tokens, padded on the left, ``[B, P]``, int64.
+        prompt_mask: True where a token is no padding, ``[B, P]``, bool.
+        normalize: ``vocabulary``: log-softmax over all tokens, as ``transformers.generate`` ranks;
+            ``allowed``: over a node's legal children.
+        allowed: nodes that a request may use, ``[B, M]``, bool; all if not given.
+
+    Attributes:
+        nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``; the first slot is the root's.
+        calls: forward passes made for each request, ``[B]``.
+
+    Raises:
+        ValueError: if the model has a sliding attention window shorter than a prompt and a semantic ID.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        trie: ItemTrie,
+        prompts: Tensor,
+        prompt_mask: Tensor,
+        normalize: Normalize = "vocabulary",
+        allowed: Tensor | None = None,
+    ) -> None:
+        _check_window(model, prompts.shape[1] + trie.num_levels)
+        super().__init__(trie, len(prompts))
+        self.model = model
+        self.prompts = prompts
+        self.prompt_mask = prompt_mask
+        self.normalize = normalize
+        self.allowed = allowed
+        # Layers are made at first use, each as long as what it is given, also where the model has a sliding window.
+        self.cache = DynamicCache()
+        self.calls = torch.zeros_like(prompts[:, 0])
+        self._prompt_length = prompt_mask.sum(1, keepdim=True)
+
+    def score(self, nodes: Tensor, always: bool = False) -> None:
+        """Score the children of nodes, and of the root, in at most one forward pass.
+
+        Args:
+            nodes: ``[B, T]``; root entries are padding. Leaves, nodes scored before and nodes that a request does not
+                allow are passed over. A node whose ancestors are neither scored nor in ``nodes`` is not scored (it
+                would not see its whole prefix).
+            always: make the forward pass also if nothing is left to score: under a strategy that gathers a model's
+                shards at each pass, all processes must make the same number of them.
+        """
+        nodes = self._unscored(nodes)
+        first = self.nodes.shape[1] == 0
+        if not first and nodes.shape[1] == 0:
+            if not always:
+                return
+            nodes = torch.full_like(self.prompts[:, :1], ROOT)
+        is_node, depth = nodes != ROOT, self.trie.depth(nodes)
+        tokens, positions = self.trie.token[nodes], self._prompt_length + depth - 1
+        in_cache = torch.cat([self.nodes[:, 1:], torch.where(is_node, nodes, -1)], dim=1)  # [B, S - 1 + T]
+        tree_mask = (self.trie.path(nodes)[..., None] == in_cache[:, None, None]).any(2)  # [B, T, S - 1 + T]
+        is_node &= tree_mask.sum(2) == depth  # it sees itself and every ancestor
+        mask = torch.cat([self.prompt_mask[:, None].expand(-1, nodes.shape[1], -1), tree_mask], dim=2)
+        if first:
+            tokens = torch.cat([self.prompts, tokens], dim=1)
+            positions = torch.cat([(self.prompt_mask.cumsum(1) - 1).clamp(min=0), positions], dim=1)
+            mask = torch.cat([self._prompt_attention(in_cache.shape[1]), mask], dim=1)
+            nodes = torch.nn.functional.pad(nodes, (1, 0), value=ROOT)
+            is_node = torch.nn.functional.pad(is_node, (1, 0), value=True)
+        logits = self._forward(tokens, positions, mask, keep=nodes.shape[1])
+        self._keep_children(nodes, is_node, logits)
+        self.calls += is_node.any(1)
+
     def keep(self, rows: Tensor) -> None:
         """Drop all requests but those at ``rows`` (int64)."""
         for name, value in vars(self).items():
@@ -129,12 +181,6 @@ class PrefixScorer:
                 setattr(self, name, value[rows])
         if self.nodes.shape[1]:
             self.cache.batch_select_indices(rows)
-
-    def _slot(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slots of nodes and whether they have one, ``[B, K]`` each."""
-        slot_is_node = self.nodes[:, None] == nodes[..., None]  # [B, K, S]
-        scored, slot = slot_is_node.max(2)
-        return slot, scored
 
     def _unscored(self, nodes: Tensor) -> Tensor:
         """Return what is left to score, each node once, root-padded at the end; ``[B, T]`` → ``[B, T' ≤ T]``."""
@@ -185,9 +231,7 @@ class PrefixScorer:
         if self.normalize == "allowed":
             normaliser = _logsumexp_by(spans.source, edges.masked_fill(~legal, -torch.inf), nodes.shape[1])
             edges = (edges - normaliser.gather(1, spans.source)).clamp(max=0)  # rounding may lift a certain child above
-        self._first_edge = torch.cat([self._first_edge, self._edges.shape[1] + spans.start], dim=1)
-        self._edges = torch.cat([self._edges, edges.masked_fill(~legal, -torch.inf)], dim=1)
-        self.nodes = torch.cat([self.nodes, torch.where(valid, nodes, -1)], dim=1)
+        self._append(nodes, valid, spans, edges.masked_fill(~legal, -torch.inf))
 
 
 def _logsumexp_by(group: Tensor, values: Tensor, num_groups: int) -> Tensor:

@@ -1,23 +1,65 @@
 """What every alignment loss is."""
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 
-class AlignmentLoss(nn.Module, ABC):
-    """A divergence of draft from target at each prefix, over its legal children.
+class Prefixes(NamedTuple):
+    """Prefixes of one level at which draft and target are compared, over the legal children of each.
 
-    A subclass is named by ``class_path`` in a config and implements :meth:`forward`, usually by calling a pure function
-    of its file.
+    ``W`` counts the prefixes of a request: those that its sequences pass through, each once. Where a child is missing,
+    ``[B, W, C]`` is minus infinity in both models' log-probabilities; a padding prefix has a share of 0, and otherwise
+    the root's values.
+
+    Attributes:
+        draft_log_probs: the draft's log-probabilities of the children, normalised over them, ``[B, W, C]``, float32.
+        target_log_probs: the target's, the same, without gradient.
+        draft_scores: the draft's log-probability of the prefix over legal codes, ``[B, W]``, float32; 0 at the root.
+        target_scores: the target's, the same, without gradient.
+        shares: share of the request's sequences that pass through the prefix, ``[B, W]``, float32; they sum to 1.
+        next_shares: share of those sequences that goes on with each child, ``[B, W, C]``, float32; they sum to 1.
+        level: which code comes next, 0 for the first.
+        num_levels: codes of a semantic ID, L.
+    """
+
+    draft_log_probs: Tensor
+    target_log_probs: Tensor
+    draft_scores: Tensor
+    target_scores: Tensor
+    shares: Tensor
+    next_shares: Tensor
+    level: int
+    num_levels: int
+
+
+class AlignmentLoss(nn.Module, ABC):
+    """How far the draft is from the target, over the prefixes of the sequences that were drawn.
+
+    A subclass is named by ``class_path`` in a config; most derive from :class:`PrefixLoss`. The alignment module calls
+    the loss once a level and adds up the levels.
     """
 
     @abstractmethod
-    def forward(self, draft_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
-        """Return the loss at each prefix, ``[T]``, float32.
+    def forward(self, prefixes: Prefixes) -> Tensor:
+        """Return the loss of each request at this level, ``[B]``, float32, in nats."""
 
-        Args:
-            draft_log_probs: the draft's log-probabilities of a prefix's children, ``[T, C]``, float32, computed over
-                the legal children alone (they sum to 1); minus infinity where there is no child.
-            target_log_probs: the target's, of the same children; without gradient.
-        """
+
+class PrefixLoss(AlignmentLoss):
+    """A divergence at each prefix by itself, and their weighted sum.
+
+    A subclass implements :meth:`divergence`, usually by calling a pure function of its file.
+    """
+
+    def forward(self, prefixes: Prefixes) -> Tensor:
+        """Return the loss of each request; see :meth:`AlignmentLoss.forward`."""
+        return (self.weights(prefixes) * self.divergence(prefixes)).sum(1)
+
+    @abstractmethod
+    def divergence(self, prefixes: Prefixes) -> Tensor:
+        """Return the loss at each prefix, ``[B, W]``, float32, in nats; finite also where the prefix is padding."""
+
+    def weights(self, prefixes: Prefixes) -> Tensor:
+        """Return how much each prefix counts, ``[B, W]``: here every sequence and every level counts the same."""
+        return prefixes.shares / prefixes.num_levels

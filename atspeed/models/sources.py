@@ -1,5 +1,7 @@
 """Building, loading and exporting Hugging Face causal language models over a catalog's vocabulary."""
 
+import hashlib
+import json
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -27,6 +29,10 @@ class ModelSource(ABC):
             vocabulary: the catalog's; the model's must be the same.
             run_dir: the run folder, where stages find each other.
         """
+
+    @abstractmethod
+    def fingerprint(self, run_dir: Path) -> str:
+        """Return what tells this model's weights from others', without loading them."""
 
 
 class NewModel(ModelSource):
@@ -59,6 +65,10 @@ class NewModel(ModelSource):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+    def fingerprint(self, run_dir: Path) -> str:
+        """Return the settings; see :meth:`ModelSource.fingerprint`."""
+        return json.dumps([self.model_type, self.config, self.seed], sort_keys=True)
 
 
 class Checkpoint(ModelSource):
@@ -96,6 +106,14 @@ class Checkpoint(ModelSource):
             raise ValueError(f"{self.path} scores {scored} tokens, the catalog has {len(vocabulary)}")
         return model.eval()
 
+    def fingerprint(self, run_dir: Path) -> str:
+        """Return the hash of the folder's weights; see :meth:`ModelSource.fingerprint`."""
+        digest = hashlib.sha256()
+        for file in [self.path / "config.json", *sorted(self.path.glob("*.safetensors"))]:
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()
+
 
 class Exported(ModelSource):
     """What an earlier stage of the same run folder exported.
@@ -109,13 +127,20 @@ class Exported(ModelSource):
 
     def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
         """Load the model; see :meth:`ModelSource.build`."""
+        return self._checkpoint(run_dir).build(vocabulary, run_dir)
+
+    def fingerprint(self, run_dir: Path) -> str:
+        """Return the hash of the exported weights; see :meth:`ModelSource.fingerprint`."""
+        return self._checkpoint(run_dir).fingerprint(run_dir)
+
+    def _checkpoint(self, run_dir: Path) -> Checkpoint:
         folder = model_folder(run_dir, self.stage)
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{folder} does not exist: this stage needs the {self.stage!r} model. Make it with: "
                 f"python -m atspeed fit --config configs/{self.stage}.yaml --trainer.default_root_dir {run_dir}"
             )
-        return Checkpoint(folder).build(vocabulary, run_dir)
+        return Checkpoint(folder)
 
 
 def export(model: PreTrainedModel, vocabulary: Vocabulary, folder: Path) -> None:

@@ -11,7 +11,7 @@ TRIE = ItemTrie(random_sids(torch.Generator().manual_seed(0), 200, [5, 6, 7]))
 PROMPTS, MASK = random_prompts(torch.Generator().manual_seed(1), [7, 3, 5, 6, 4], VOCAB_SIZE)
 TARGET, DRAFT = tiny_model("llama", VOCAB_SIZE), tiny_model("llama", VOCAB_SIZE, seed=1)
 BATCHES = [
-    RequestBatch(torch.zeros(len(rows)), PROMPTS[rows], MASK[rows], torch.zeros(len(rows), 1))
+    RequestBatch(torch.zeros(len(rows)), PROMPTS[rows], MASK[rows], torch.zeros(len(rows), 1), torch.zeros(len(rows)))
     for rows in (torch.tensor([0, 1, 2]), torch.tensor([3, 4]))
 ]
 

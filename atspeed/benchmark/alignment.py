@@ -1,0 +1,186 @@
+"""Which alignment makes the best draft: several drafts of one target, on the same requests."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from atspeed.benchmark.benchmark import Method
+from atspeed.benchmark.coverage import measure_coverage
+from atspeed.benchmark.report import report
+from atspeed.checks import require_at_least
+from atspeed.data import RecommendationData, RequestBatch
+from atspeed.data.batches import collate_requests
+from atspeed.decoding import ItemTrie, SpeculativeDecoder
+from atspeed.metrics import RecallAtK
+from atspeed.models import ModelSource, pack_linears
+from atspeed.provenance import provenance
+
+COVERED_LEVEL = 2  # codes of the prefixes whose coverage is shown: the last wide level of a catalog of four
+COLUMNS = ("method", "K", "draft", "target calls", "against the first draft", "accepted levels", "Recall@K")
+
+
+class AlignmentBenchmark:
+    """Compares drafts of one target: target calls, accepted levels, recall and coverage on the same test requests.
+
+    The first draft is the baseline: for the others the mean paired difference of target calls a request is given, with
+    its 95 % confidence interval (normal approximation).
+
+    Args:
+        target: the model whose answer counts.
+        drafts: name → draft; the baseline first.
+        methods: name → drafter and verifier; each needs a draft.
+        num_beams: the beam widths K.
+        draft_beams: the draft widths N of the coverage curve.
+        num_requests: test users, evenly spread over the file; takes the place of ``data.num_test_users``.
+        num_threads: CPU threads of torch.
+        seed: of the sampling methods.
+        device: where to run; a GPU if there is one.
+        out: the run folder; models are looked up there, ``benchmark/alignment.json`` and ``.png`` are written.
+    """
+
+    def __init__(
+        self,
+        target: ModelSource,
+        drafts: dict[str, ModelSource],
+        methods: dict[str, Method],
+        num_beams: tuple[int, ...] = (5, 10, 20),
+        draft_beams: tuple[int, ...] = (20, 40, 80, 160, 320),
+        num_requests: int = 500,
+        num_threads: int = 2,
+        seed: int = 0,
+        device: str | None = None,
+        out: Path = Path("runs/default"),
+    ) -> None:
+        require_at_least(1, num_requests=num_requests, num_threads=num_threads)
+        self.target_source = target
+        self.drafts = drafts
+        self.methods = methods
+        self.num_beams = num_beams
+        self.draft_beams = draft_beams
+        self.num_requests = num_requests
+        self.num_threads = num_threads
+        self.seed = seed
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.out = Path(out)
+
+    def run(self, data: RecommendationData) -> dict[str, Any]:
+        """Measure, print the tables, write JSON and figure, and return the content of the JSON."""
+        torch.set_num_threads(self.num_threads)
+        data.num_test_users = self.num_requests
+        data.setup("test")
+        trie = ItemTrie(data.catalog.tokens).to(self.device)
+        target = self._build(self.target_source, data)
+        batches = self._batches(data)
+        rows, coverage, calls = [], [], {}
+        for name, source in self.drafts.items():
+            draft = self._build(source, data)
+            for covered in measure_coverage(target, draft, trie, batches, self.num_beams, self.draft_beams):
+                if covered["level"] == COVERED_LEVEL:
+                    coverage.append({"draft": name, **covered})
+            for title, method in self.methods.items():
+                decoder = SpeculativeDecoder(target, trie, method.drafter, method.verifier, draft)
+                for width in self.num_beams:
+                    row, target_calls = self._measure(decoder, trie, batches, width, f"{name}, {title}, K = {width}")
+                    baseline = calls.setdefault((title, width), target_calls)
+                    difference = (target_calls - baseline).double()
+                    error = 1.96 * float(difference.std()) / len(difference) ** 0.5
+                    row |= {"difference": float(difference.mean()), "interval": error}
+                    rows.append({"draft": name, "method": title, "num_beams": width, **row})
+        result = {
+            "environment": provenance(self.device),
+            "setting": {"run": str(self.out), "items": data.catalog.num_items, "requests": sum(map(_size, batches))},
+            "rows": rows,
+            "coverage": coverage,
+        }
+        report(result, self.out / "benchmark" / "alignment.json", [_table(rows), _coverage_table(coverage)])
+        draw_coverage(coverage, self.out / "benchmark" / "alignment.png")
+        return result
+
+    def _build(self, source: ModelSource, data: RecommendationData) -> Any:
+        model: Any = source.build(data.catalog.vocabulary, self.out)
+        return pack_linears(model.to(self.device))
+
+    def _batches(self, data: RecommendationData) -> list[RequestBatch]:
+        requests = sorted(data.test_requests(), key=lambda request: len(request.history))
+        size = data.batch_size
+        batches = [collate_requests(requests[i : i + size], data.prompt) for i in range(0, len(requests), size)]
+        return [RequestBatch(*(tensor.to(self.device) for tensor in batch)) for batch in batches]
+
+    def _measure(
+        self, decoder: SpeculativeDecoder, trie: ItemTrie, batches: list[RequestBatch], num_beams: int, title: str
+    ) -> tuple[dict[str, float], Tensor]:
+        """Return the means of a method, and its target calls of each request."""
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        recall = RecallAtK(num_beams).to(self.device)
+        calls, accepted = [], 0
+        for batch in track(batches, title, transient=True):
+            decoded = decoder(batch.prompts, batch.prompt_mask, num_beams, generator=generator)
+            recall.update(trie.concatenated_items(decoded.leaves, num_beams), batch.truth)
+            calls.append(decoded.target_calls.cpu())
+            accepted += int(decoded.accepted_levels.sum())
+        target_calls = torch.cat(calls)
+        means = {
+            "target_calls": float(target_calls.double().mean()),
+            "accepted_levels": accepted / int(target_calls.sum()),
+            "recall": float(recall.compute()),
+        }
+        return means, target_calls
+
+
+def _size(batch: RequestBatch) -> int:
+    return len(batch.users)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(*COLUMNS, title="drafts side by side")
+    for row in sorted(rows, key=lambda row: (row["method"], row["num_beams"])):  # stable: drafts in their order
+        table.add_row(
+            row["method"],
+            str(row["num_beams"]),
+            row["draft"],
+            f"{row['target_calls']:.3f}",
+            f"{row['difference']:+.3f} ± {row['interval']:.3f}" if row["interval"] else "–",
+            f"{row['accepted_levels']:.2f}",
+            f"{row['recall']:.4f}",
+        )
+    return table
+
+
+def _coverage_table(coverage: list[dict[str, Any]]) -> Table:
+    widths = list(dict.fromkeys(row["draft_beams"] for row in coverage))
+    table = Table("K", "draft", *(f"N = {width}" for width in widths), title="coverage of the prefixes of two codes")
+    groups: dict[tuple[int, str], list[str]] = {}
+    for row in coverage:
+        groups.setdefault((row["num_beams"], row["draft"]), []).append(f"{row['coverage']:.2f}")
+    for (num_beams, draft), values in sorted(groups.items(), key=lambda group: group[0][0]):
+        table.add_row(str(num_beams), draft, *values)
+    return table
+
+
+def draw_coverage(coverage: list[dict[str, Any]], file: Path) -> None:
+    """Draw a panel for each beam width: coverage against draft width, a line for each draft."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    beams = list(dict.fromkeys(row["num_beams"] for row in coverage))
+    figure, panels = pyplot.subplots(1, len(beams), figsize=(4 * len(beams), 3.6), sharey=True, squeeze=False)
+    for panel, num_beams in zip(panels[0], beams, strict=True):
+        for draft in dict.fromkeys(row["draft"] for row in coverage):
+            rows = [row for row in coverage if (row["draft"], row["num_beams"]) == (draft, num_beams)]
+            panel.plot([r["draft_beams"] for r in rows], [r["coverage"] for r in rows], marker="o", label=draft)
+        panel.set_xscale("log", base=2)
+        ticks = sorted({row["draft_beams"] for row in coverage})
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.set(title=f"K = {num_beams}", xlabel="draft width N", ylim=(0, 1.02))
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("share of requests covered")
+    panels[0][-1].legend(fontsize="small", loc="lower right")
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,82 @@
+"""Writing the target cache."""
+
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from atspeed.data import RecommendationData, RequestBatch
+from atspeed.data.batches import collate_requests
+from atspeed.decoding import ItemTrie, PrefixScorer
+from atspeed.modules.alignment import Alignment, search_beams
+from atspeed.modules.base import StageModule
+from atspeed.modules.target_cache import Split, TargetCache, cached_prefixes
+
+
+class TargetCaching(StageModule):
+    """Writes the target cache that an alignment reads; run by ``Trainer.predict``, a batch is a shard.
+
+    Shards that are there are passed over, so a run that was killed goes on where it stopped; processes deal the shards
+    out among them.
+
+    Args:
+        alignment: the module that will read the cache.
+        data: the data it will read it for.
+
+    Raises:
+        ValueError: if the alignment names no ``target_cache``.
+    """
+
+    def __init__(self, alignment: Alignment, data: RecommendationData) -> None:
+        super().__init__(alignment.stage)
+        if alignment.target_cache is None:
+            raise ValueError("model.target_cache is not set: name the folder (in the run folder) of the target cache")
+        self.alignment = alignment
+        self.folder = alignment.target_cache
+        self._data = data
+
+    @property
+    def data(self) -> RecommendationData:
+        """The requests; not the Trainer's data module, whose prediction batches are others."""
+        return self._data
+
+    def setup(self, stage: str) -> None:
+        """Load the data."""
+        self.data.setup()
+
+    def configure_model(self) -> None:
+        """Build the target."""
+        if not hasattr(self, "target"):
+            self.target = self.build(self.alignment.target_source).requires_grad_(False)
+            self.trie = ItemTrie(self.data.catalog.tokens)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Loader of the shards that this process is to write."""
+        self.cache = TargetCache(self.run_dir / self.folder, self.data, self.alignment.cache_parts(self))
+        if self.trainer.is_global_zero:
+            self.cache.prepare()
+        shards = self.cache.missing()[self.trainer.global_rank :: self.trainer.world_size]
+        return DataLoader(shards, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
+
+    def predict_step(self, shard: tuple[Split, int], batch_idx: int) -> None:
+        """Write a shard."""
+        split, number = shard
+        trie = self.trie.to(self.device)
+        requests = self.cache.requests_of(split, number)
+        order = sorted(range(len(requests)), key=lambda place: len(requests[place].history))
+        size = max(1, self.data.max_tokens // self.data.max_prompt_tokens)
+        done: dict[int, Any] = {}
+        for start in range(0, len(order), size):
+            places = order[start : start + size]
+            batch = collate_requests([requests[place] for place in places], self.data.prompt)
+            batch = RequestBatch(*(tensor.to(self.device) for tensor in batch))
+            target = PrefixScorer(self.target, trie, batch.prompts, batch.prompt_mask)
+            beams = search_beams(target, self.alignment.num_beams)
+            truth = trie.leaves(batch.truth[:, 0])
+            target.score(trie.path(truth))
+            edges, mask = target.edges(*cached_prefixes(trie, beams, truth))
+            for place, leaves, values, exists in zip(places, beams.cpu(), edges.cpu(), mask.cpu(), strict=True):
+                done[place] = leaves, values[exists]
+        beams, edges = zip(*(done[place] for place in range(len(requests))), strict=True)
+        self.cache.write(split, number, torch.stack(beams), edges)
