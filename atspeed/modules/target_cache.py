@@ -84,9 +84,7 @@ class TargetCache:
 
     def shards(self) -> list[tuple[Split, int]]:
         """Return split and number of all shards."""
-        return [
-            (split, shard) for split in SPLITS for shard in range(-(-len(self.requests[split]) // SHARD_REQUESTS))
-        ]
+        return [(split, shard) for split in SPLITS for shard in range(-(-len(self.requests[split]) // SHARD_REQUESTS))]
 
     def missing(self) -> list[tuple[Split, int]]:
         """Return split and number of the shards that are still to be written."""

@@ -135,7 +135,9 @@ def test_gradient_equals_finite_differences_of_the_oracle(name: str) -> None:
             moved = logits.detach().double().clone()
             moved[0, place] += sign * step
             values.append(oracle(moved.log_softmax(-1)[0].tolist(), target[0].double().tolist()))
-        assert logits.grad[0, place].item() == pytest.approx((values[0] - values[1]) / (2 * step), abs=GRADIENT_TOLERANCE)
+        assert logits.grad[0, place].item() == pytest.approx(
+            (values[0] - values[1]) / (2 * step), abs=GRADIENT_TOLERANCE
+        )
 
 
 @cases
@@ -167,7 +169,7 @@ def test_padding_prefixes_add_nothing(name: str) -> None:
 def test_divergences_are_zero_for_equal_distributions_and_positive_otherwise(loss: AlignmentLoss) -> None:
     target = log_probs(9, (5, 8))
     torch.testing.assert_close(loss(make_prefixes(target, target)), torch.zeros(1), atol=1e-6, rtol=0)
-    for seed in range(20):
+    for seed in range(100, 120):
         assert loss(make_prefixes(log_probs(seed, (5, 8)), target)) > 0
 
 
@@ -181,7 +183,7 @@ def test_bounds() -> None:
 def test_without_the_rest_the_reverse_kl_falls_below_zero() -> None:
     """What the printed formula rewards: a draft that moves its mass out of its own top-K."""
     target = torch.tensor([[0.3, 0.3, 0.1, 0.1, 0.1, 0.1]]).log()
-    draft = torch.full((1, 6), 1 / 6).log()
+    draft = torch.tensor([[0.2, 0.2, 0.15, 0.15, 0.15, 0.15]]).log()
     assert top_k_reverse_kl(draft, target, 2, rest=False) < 0 < top_k_reverse_kl(draft, target, 2)
 
 
