@@ -1,6 +1,5 @@
 """Which alignment makes the best draft: several drafts of one target, on the same requests."""
 
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,9 @@ class AlignmentBenchmark:
         trie = ItemTrie(data.catalog.tokens).to(self.device)
         target = self._build(self.target_source, data)
         batches = self._batches(data)
-        rows, coverage, calls = [], [], {}
+        rows: list[dict[str, Any]] = []
+        coverage: list[dict[str, Any]] = []
+        calls: dict[tuple[str, int], Tensor] = {}
         for name, source in self.drafts.items():
             draft = self._build(source, data)
             for covered in measure_coverage(target, draft, trie, batches, self.num_beams, self.draft_beams):

@@ -1,9 +1,9 @@
 """Writing the target cache."""
 
 from operator import itemgetter
-from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from atspeed.data import RecommendationData, RequestBatch
@@ -66,7 +66,7 @@ class TargetCaching(StageModule):
         requests = self.cache.requests_of(split, number)
         order = sorted(range(len(requests)), key=lambda place: len(requests[place].history))
         size = max(1, self.data.max_tokens // self.data.max_prompt_tokens)
-        done: dict[int, Any] = {}
+        done: dict[int, tuple[Tensor, Tensor]] = {}
         for start in range(0, len(order), size):
             places = order[start : start + size]
             batch = collate_requests([requests[place] for place in places], self.data.prompt)
@@ -78,5 +78,5 @@ class TargetCaching(StageModule):
             edges, mask = target.edges(*cached_prefixes(trie, beams, truth))
             for place, leaves, values, exists in zip(places, beams.cpu(), edges.cpu(), mask.cpu(), strict=True):
                 done[place] = leaves, values[exists]
-        beams, edges = zip(*(done[place] for place in range(len(requests))), strict=True)
-        self.cache.write(split, number, torch.stack(beams), edges)
+        in_order = [done[place] for place in range(len(requests))]
+        self.cache.write(split, number, torch.stack([leaves for leaves, _ in in_order]), [edge for _, edge in in_order])
