@@ -25,7 +25,6 @@ echo "cache-target: $SECONDS s, $(du -sm "$run/target-cache" | cut -f1) MB"
 align forward-kl --model.loss ForwardKL
 align sequence-kd --model.loss SequenceKD
 align strict
-align strict-as-printed --model.loss.rest false
 align relaxed --config configs/relaxed.yaml
 align coverage --config configs/coverage.yaml
 python -m atspeed benchmark-alignment --config configs/benchmark-alignment.yaml --out "$run" "${data[@]}" \
@@ -34,7 +33,6 @@ python -m atspeed benchmark-alignment --config configs/benchmark-alignment.yaml 
     "ForwardKL": {"class_path": "Exported", "init_args": {"stage": "forward-kl"}},
     "SequenceKD": {"class_path": "Exported", "init_args": {"stage": "sequence-kd"}},
     "AtSpeedS": {"class_path": "Exported", "init_args": {"stage": "strict"}},
-    "AtSpeedS, as printed": {"class_path": "Exported", "init_args": {"stage": "strict-as-printed"}},
     "AtSpeedR": {"class_path": "Exported", "init_args": {"stage": "relaxed"}},
     "Coverage": {"class_path": "Exported", "init_args": {"stage": "coverage"}}
   }'
