@@ -13,7 +13,8 @@ fit() {  # stage, options
   echo "$1: $SECONDS s"
 }
 align() {  # stage, options
-  fit "$1" --config configs/strict.yaml "${@:2}" --model.stage "$1" --model.target_cache target-cache
+  # α = 1, so that the losses are compared and not what L_rec does beside them; one is repeated with α = 0.7
+  fit "$1" --config configs/strict.yaml --model.alpha 1.0 "${@:2}" --model.stage "$1" --model.target_cache target-cache
 }
 
 fit target --config configs/target.yaml
@@ -22,15 +23,17 @@ SECONDS=0
 python -m atspeed cache-target --config configs/strict.yaml --model.target_cache target-cache \
   --trainer.default_root_dir "$run" "${data[@]}"
 echo "cache-target: $SECONDS s, $(du -sm "$run/target-cache" | cut -f1) MB"
-align forward-kl --model.loss ForwardKL
-align sequence-kd --model.loss SequenceKD
-align strict
-align relaxed --config configs/relaxed.yaml
 align coverage --config configs/coverage.yaml
+align strict
+align relaxed --model.loss AtSpeedR
+align forward-kl --model.loss ForwardKL
+align forward-kl-0.7 --model.loss ForwardKL --model.alpha 0.7
+align sequence-kd --model.loss SequenceKD
 python -m atspeed benchmark-alignment --config configs/benchmark-alignment.yaml --out "$run" "${data[@]}" \
   --drafts '{
     "fine-tuned": {"class_path": "Exported", "init_args": {"stage": "draft"}},
     "ForwardKL": {"class_path": "Exported", "init_args": {"stage": "forward-kl"}},
+    "ForwardKL, α = 0.7": {"class_path": "Exported", "init_args": {"stage": "forward-kl-0.7"}},
     "SequenceKD": {"class_path": "Exported", "init_args": {"stage": "sequence-kd"}},
     "AtSpeedS": {"class_path": "Exported", "init_args": {"stage": "strict"}},
     "AtSpeedR": {"class_path": "Exported", "init_args": {"stage": "relaxed"}},
