@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import warnings
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ from atspeed.modules import Alignment, StageModule, TargetCaching
 from atspeed.provenance import provenance
 from atspeed.quickstart import quickstart
 
+log = logging.getLogger(__name__)
+
 DEFAULT_RUN_DIR = "runs/default"
 IRRELEVANT_WARNINGS = (
     "LightningCLI's args parameter",  # quickstart runs command lines
     ".*LeafSpec.*is deprecated",
     ".*does not have many workers",  # batches are made in less time than it takes to hand them over
     ".*in eval mode at the start of training",  # the frozen target
+    ".*ended before the epoch ended",  # the sampler passes over the batches that are done
+    "Total length of `DataLoader` across ranks is zero",  # cache-target has nothing left to do
+    ".*within local rank has zero length",  # or not for every process
 )
 PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
 
@@ -112,15 +118,26 @@ def run_catalog_benchmark(args: list[str]) -> None:
 def cache_target(args: list[str]) -> None:
     """Write the frozen target's beams and scores for the training prompts, for alignment without the target.
 
-    Takes the config and the options of the fit that will read the cache, with model.target_cache.
+    Takes the config and the options of the fit that will read the cache, and the cache's folder (in the run folder):
+
+      python -m atspeed cache-target --config configs/strict.yaml --model.target_cache cache
+      python -m atspeed fit --config configs/strict.yaml --model.target_cache cache
+
+    What is there is passed over, so the same command goes on where one that was killed stopped. With
+    --trainer.devices N and --trainer.strategy ddp, N processes share the work.
     """
     if args in (["-h"], ["--help"]):
-        print(f"usage: python -m atspeed cache-target --config configs/strict.yaml …\n\n{cache_target.__doc__}")
+        print(f"usage: python -m atspeed cache-target --config FILE [options of fit]\n\n{getdoc(cache_target)}")
         return
     cli = AtSpeedCLI(args, run=False)
     if not isinstance(cli.model, Alignment):
         raise TypeError(f"cache-target needs the config of an Alignment, not of a {type(cli.model).__name__}")
-    cli.trainer.predict(TargetCaching(cli.model, cli.datamodule), return_predictions=False)
+    caching = TargetCaching(cli.model, cli.datamodule)
+    cli.trainer.predict(caching, return_predictions=False)
+    cli.trainer.strategy.barrier()  # other processes may still be writing
+    caching.cache.require_complete()
+    if cli.trainer.is_global_zero:
+        log.info("the target cache %s is complete: %.1f MB", caching.cache.folder, caching.cache.num_bytes / 1e6)
 
 
 COMMANDS = {

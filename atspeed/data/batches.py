@@ -14,10 +14,17 @@ BatchType = TypeVar("BatchType", covariant=True)
 
 
 class SequenceBatch(NamedTuple):
-    """Histories to be learnt, padded on the right: ``tokens`` and ``labels``, both ``[B, P]``, int64."""
+    """Histories to be learnt.
+
+    Attributes:
+        tokens: padded on the right, ``[B, P]``, int64.
+        labels: -100 where there is none, ``[B, P]``, int64.
+        users: row of each user in the data set, ``[B]``, int64.
+    """
 
     tokens: Tensor
     labels: Tensor
+    users: Tensor
 
 
 class RequestBatch(NamedTuple):
@@ -39,8 +46,9 @@ class RequestBatch(NamedTuple):
 
 
 class SequenceExample(NamedTuple):
-    """Items to learn from; ``last_only``: only the last one is a label."""
+    """Items of a user to learn from; ``last_only``: only the last one is a label."""
 
+    user: int
     items: Sequence[int]
     last_only: bool
 
@@ -56,11 +64,13 @@ class RequestExample(NamedTuple):
 
 def collate_sequences(examples: Sequence[SequenceExample], prompt: CompactPrompt) -> SequenceBatch:
     """Encode and pad examples."""
-    tokens, labels = zip(*(prompt.encode_labelled(*example) for example in examples), strict=True)
+    encoded = (prompt.encode_labelled(example.items, example.last_only) for example in examples)
+    tokens, labels = zip(*encoded, strict=True)
     pad = torch.nn.utils.rnn.pad_sequence
     return SequenceBatch(
         pad(list(tokens), batch_first=True, padding_value=PAD),
         pad(list(labels), batch_first=True, padding_value=IGNORED),
+        torch.tensor([example.user for example in examples]),
     )
 
 
@@ -105,6 +115,8 @@ class LengthBucketSampler(Sampler[list[int]]):
         rank: this process; batches are dealt out in turn.
         world_size: number of processes; each gets the same number of batches, so that none waits for ever (the first
             batches are dealt twice if they do not divide).
+        batches_done: says, when an epoch begins, how many of its batches are to be passed over: those that a fit had
+            learnt from before it was killed.
     """
 
     def __init__(
@@ -115,6 +127,7 @@ class LengthBucketSampler(Sampler[list[int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        batches_done: Callable[[], int] = lambda: 0,
     ) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.max_tokens = max_tokens
@@ -122,6 +135,7 @@ class LengthBucketSampler(Sampler[list[int]]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.batches_done = batches_done
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -146,8 +160,9 @@ class LengthBucketSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()
         batches += batches[: -len(batches) % self.world_size]
-        # As a generator, this runs at the first batch: a resuming Trainer makes the iterator before it sets the epoch.
-        yield from batches[self.rank :: self.world_size]
+        # As a generator, this runs at the first batch: a resuming Trainer makes the iterator before it knows the epoch
+        # and the batches that are done.
+        yield from batches[self.rank :: self.world_size][self.batches_done() :]
 
     def __len__(self) -> int:
         return -(-len(self._batches()) // self.world_size)

@@ -37,7 +37,7 @@ class RecommendationData(pl.LightningDataModule):
         max_tokens: tokens of a training or validation batch at most, padding included.
         batch_size: requests of a test or predict batch.
         num_test_users: test on so many users only, evenly spread over the file; all if not given.
-        seed: seed of the training order.
+        seed: seed of the training order and, with it, of dropout.
     """
 
     def __init__(
@@ -123,15 +123,16 @@ class RecommendationData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Loader of sequences or requests, by ``examples``."""
         if self.examples == "sequences":
-            return self._fit_loader([SequenceExample(items, False) for _, items in self.training_windows()], True)
-        return self._fit_loader(self.requests("train"), shuffle=True)
+            return self._fit_loader([SequenceExample(*window, False) for window in self.training_windows()], train=True)
+        return self._fit_loader(self.requests("train"), train=True)
 
     def val_dataloader(self) -> DataLoader:
         """Loader of the users with a validation item."""
         requests = self.requests("val")
         if self.examples == "sequences":
-            return self._fit_loader([SequenceExample([*r.history, *r.truth], True) for r in requests], shuffle=False)
-        return self._fit_loader(requests, shuffle=False)
+            examples = [SequenceExample(r.user, [*r.history, *r.truth], True) for r in requests]
+            return self._fit_loader(examples, train=False)
+        return self._fit_loader(requests, train=False)
 
     def test_dataloader(self) -> DataLoader:
         """Loader of the test users, in the order of the data."""
@@ -146,17 +147,18 @@ class RecommendationData(pl.LightningDataModule):
         dataset = cast(Dataset[RequestExample], requests)  # a list does all that a map-style data set must
         return DataLoader(dataset, batch_size=self.batch_size, collate_fn=partial(collate_requests, prompt=self.prompt))
 
-    def _fit_loader(self, examples: list, shuffle: bool) -> DataLoader:
+    def _fit_loader(self, examples: list, train: bool) -> DataLoader:
         collate = collate_sequences if self.examples == "sequences" else collate_requests
         items = [len(e.items) if isinstance(e, SequenceExample) else len(e.history) + 1 for e in examples]
         trainer = self.trainer
         sampler = LengthBucketSampler(
             [1 + min(count, self.max_history + 1) * (self.catalog.num_levels + 1) for count in items],
             self.max_tokens,
-            shuffle,
+            train,
             self.seed,
             trainer.global_rank if trainer else 0,
             trainer.world_size if trainer else 1,
+            (lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready) if trainer and train else (lambda: 0),
         )
         return DataLoader(
             BatchedDataset(examples, partial(collate, prompt=self.prompt)), batch_size=None, sampler=sampler

@@ -93,9 +93,9 @@ class Alignment(StageModule):
     def cache_parts(self, module: StageModule) -> dict[str, str]:
         """Return what the target cache depends on beside the data, in the run of some module."""
         return {
-            "target": self.target_source.fingerprint(module.run_dir),
-            "num_beams": str(self.num_beams),
-            "precision": str(module.trainer.precision),
+            "model.target": self.target_source.fingerprint(module.run_dir),
+            "model.num_beams": str(self.num_beams),
+            "trainer.precision": str(module.trainer.precision),
         }
 
     def configure_optimizers(self) -> Any:

@@ -17,8 +17,8 @@ from atspeed.modules.target_cache import Split, TargetCache, cached_prefixes
 class TargetCaching(StageModule):
     """Writes the target cache that an alignment reads; run by ``Trainer.predict``, a batch is a shard.
 
-    Shards that are there are passed over, so a run that was killed goes on where it stopped; processes deal the shards
-    out among them.
+    Shards that are there are passed over, so a run that was killed goes on where it stopped. Processes deal the shards
+    out among them, by their numbers: another process may have written some since this one looked.
 
     Args:
         alignment: the module that will read the cache.
@@ -32,6 +32,7 @@ class TargetCaching(StageModule):
         super().__init__(alignment.stage)
         if alignment.target_cache is None:
             raise ValueError("model.target_cache is not set: name the folder (in the run folder) of the target cache")
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer shards than processes
         self.alignment = alignment
         self.folder = alignment.target_cache
         self._data = data
@@ -56,17 +57,20 @@ class TargetCaching(StageModule):
         self.cache = TargetCache(self.run_dir / self.folder, self.data, self.alignment.cache_parts(self))
         if self.trainer.is_global_zero:
             self.cache.prepare()
-        shards = self.cache.missing()[self.trainer.global_rank :: self.trainer.world_size]
+        missing = set(self.cache.missing())
+        mine = self.cache.shards()[self.trainer.global_rank :: self.trainer.world_size]
+        shards = [shard for shard in mine if shard in missing]
         return DataLoader(shards, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
 
-    def predict_step(self, shard: tuple[Split, int], batch_idx: int) -> None:
-        """Write a shard."""
+    def predict_step(self, shard: tuple[Split, int], batch_idx: int) -> int:
+        """Write a shard; return how many requests it holds."""
         split, number = shard
         trie = self.trie.to(self.device)
         requests = self.cache.requests_of(split, number)
         order = sorted(range(len(requests)), key=lambda place: len(requests[place].history))
         size = max(1, self.data.max_tokens // self.data.max_prompt_tokens)
-        done: dict[int, tuple[Tensor, Tensor]] = {}
+        all_beams: dict[int, Tensor] = {}
+        all_edges: dict[int, Tensor] = {}
         for start in range(0, len(order), size):
             places = order[start : start + size]
             batch = collate_requests([requests[place] for place in places], self.data.prompt)
@@ -77,6 +81,7 @@ class TargetCaching(StageModule):
             target.score(trie.path(truth))
             edges, mask = target.edges(*cached_prefixes(trie, beams, truth))
             for place, leaves, values, exists in zip(places, beams.cpu(), edges.cpu(), mask.cpu(), strict=True):
-                done[place] = leaves, values[exists]
-        in_order = [done[place] for place in range(len(requests))]
-        self.cache.write(split, number, torch.stack([leaves for leaves, _ in in_order]), [edge for _, edge in in_order])
+                all_beams[place], all_edges[place] = leaves, values[exists]
+        beams = torch.stack([all_beams[place] for place in range(len(requests))])
+        self.cache.write(split, number, beams, [all_edges[place] for place in range(len(requests))])
+        return len(requests)

@@ -24,6 +24,10 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
 class FineTuning(StageModule):
     """Next-item training of a causal language model; every code of a history is a label.
 
+    The loss is the mean over a batch's labels. With ``accumulate_grad_batches`` or several processes every batch
+    counts the same, so eight batches of one are one batch of eight if all have the same number of labels; batches are
+    cut by tokens (``data.max_tokens``), so theirs are nearly the same.
+
     Args:
         stage: where in the run folder the model goes: ``target`` or ``draft``.
         network: the model to train.

@@ -62,7 +62,12 @@ def pack(trie: ItemTrie, leaves: Tensor, shares: Tensor) -> list[LevelPrefixes]:
         trie: the catalog.
         leaves: the sequences, ``[B, n]``; root entries are padding; the same leaf may come from several sources.
         shares: what each counts, ``[B, n]``, float32; those of a request sum to 1, padding has 0.
+
+    Raises:
+        ValueError: if the semantic IDs are not of one length.
     """
+    if not trie.has_one_length:
+        raise ValueError("the semantic IDs have different lengths; alignment compares the models level by level")
     path = trie.path(leaves).flip(-1)  # [B, n, L], first to last
     nodes = torch.full_like(path[..., 0], ROOT)
     levels = []

@@ -63,7 +63,7 @@ class TargetCache:
         parts = {
             **parts,
             "catalog": hashlib.sha256(data.catalog.tokens.numpy().tobytes()).hexdigest(),
-            "requests": _hash([request for split in SPLITS for request in self.requests[split]], data.max_history),
+            "requests (data.source, data.max_history)": _hash(self.requests, data.max_history),
         }
         self._open = lru_cache(maxsize=256)(self._open_shard)
         self._parts = parts
@@ -74,7 +74,8 @@ class TargetCache:
             if changed:
                 raise ValueError(
                     f"the target cache {folder} is stale, {', '.join(changed)} changed since it was made: delete the "
-                    "folder, or choose another one with model.target_cache, and run cache-target again"
+                    "folder, or choose another one with model.target_cache, and run cache-target with the settings of "
+                    "the fit"
                 )
 
     def prepare(self) -> None:
@@ -100,6 +101,11 @@ class TargetCache:
             )
         for shard in self.shards():
             self._open(*shard)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all shards on disk."""
+        return sum(self._file(*shard).stat().st_size for shard in self.shards())
 
     def requests_of(self, split: Split, shard: int) -> list[RequestExample]:
         """Return the requests of a shard."""
@@ -153,14 +159,16 @@ class TargetCache:
             ) from error
 
 
-def _hash(requests: Sequence[RequestExample], max_history: int) -> str:
+def _hash(requests: dict[Split, list[RequestExample]], max_history: int) -> str:
     digest = hashlib.sha256()
-    for request in requests:
-        digest.update(np.array([-1, *request.history[-max_history:], -2, *request.truth]).tobytes())
+    for split, examples in requests.items():
+        digest.update(split.encode())
+        for request in examples:
+            digest.update(np.array([-1, *request.history[-max_history:], -2, *request.truth]).tobytes())
     return digest.hexdigest()
 
 
 def _write(file: Path, write: Callable[[Path], object]) -> None:
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial = file.with_name(f"{file.name}.partial")
     write(partial)
     os.replace(partial, file)

@@ -36,9 +36,10 @@ def test_a_training_sequence_starts_with_the_prompt_of_its_history() -> None:
 
 def test_padding_is_on_the_right_for_sequences_and_on_the_left_for_requests() -> None:
     prompt = CompactPrompt(CATALOG)
-    sequences = collate_sequences([SequenceExample([0], False), SequenceExample([0, 1], False)], prompt)
+    sequences = collate_sequences([SequenceExample(7, [0], False), SequenceExample(3, [0, 1], False)], prompt)
     assert sequences.tokens[0].tolist() == [1, 3, 5, 0, 0, 0]
     assert sequences.labels[0].tolist() == [-100, 3, 5, -100, -100, -100]
+    assert sequences.users.tolist() == [7, 3]
     requests = collate_requests([RequestExample(4, [], [2], 0), RequestExample(1, [0], [1, 2], 1)], prompt)
     assert requests.users.tolist() == [4, 1]
     assert requests.prompts.tolist() == [[0, 0, 0, 1], [1, 3, 5, 2]]

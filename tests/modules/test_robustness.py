@@ -1,0 +1,176 @@
+"""Fits that are killed, that meet a loss which is not finite, that accumulate gradients or train in bf16."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from atspeed.data import EmbeddedCatalog, RecommendationData, RequestBatch
+from atspeed.data.vocabulary import Vocabulary
+from atspeed.decoding import ModelDrafter, StrictTopK
+from atspeed.losses import ForwardKL, Prefixes
+from atspeed.models import Exported, NewModel
+from atspeed.models.sources import export
+from atspeed.modules import Alignment, FineTuning, Recommender
+from tests.modules import resuming
+from tests.modules.tiny import TINY, fit, make_trainer
+
+
+def records(run_dir: Path) -> list[list]:
+    return [json.loads(line) for line in (run_dir / "losses.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "every_n_steps", "kill_at_step"),
+    [("fine_tuning", 5, 8), ("accumulated", 3, 5), ("alignment", 5, 8), ("fine_tuning", 6, 7)],
+    ids=["fine-tuning", "gradients accumulated", "alignment", "saved at the last batch of an epoch"],
+)
+def test_a_killed_fit_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, kind: str, every_n_steps: int, kill_at_step: int
+) -> None:
+    """Users, losses and weights to the last digit: order of the data, optimiser, schedule, dropout."""
+    resuming.run(tmp_path / "whole", kind, every_n_steps)
+    command = [sys.executable, "-m", "tests.modules.resuming", str(tmp_path / "killed"), kind]
+    done = subprocess.run([*command, str(every_n_steps), str(kill_at_step)], capture_output=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    checkpoint = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
+    place = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    whole, before = records(tmp_path / "whole"), records(tmp_path / "killed")
+    saved = place["total"]["ready"]
+    assert before == whole[: len(before)]
+    assert saved < len(before), "batches after the checkpoint were lost"
+    per_epoch = len(whole) // 3
+    assert (saved % per_epoch == 0) == (every_n_steps == 6), f"{saved} of {per_epoch}"
+    resuming.run(tmp_path / "killed", kind, every_n_steps, resume=True)
+    assert records(tmp_path / "killed")[len(before) :] == whole[saved:]
+    final = [
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "killed")
+    ]
+    assert final[0]["global_step"] == final[1]["global_step"] > checkpoint["global_step"]
+    for ours, theirs in zip(final[1]["state_dict"].values(), final[0]["state_dict"].values(), strict=True):
+        assert ours.equal(theirs)
+
+
+class NaNAt(ForwardKL):
+    """Fails at one training batch."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch, self.calls = batch, 0
+
+    def forward(self, prefixes: Prefixes) -> torch.Tensor:
+        self.calls += prefixes.level == 0
+        return super().forward(prefixes) * (torch.nan if self.calls > self.batch else 1.0)
+
+
+class Watch(pl.Callback):
+    """Keeps the users and the weights before each batch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch: RequestBatch, batch_idx: int) -> None:  # type: ignore[no-untyped-def, override]
+        self.users = [trainer.datamodule.interactions.users[row] for row in batch.users.tolist()]
+        self.weights = {name: value.clone() for name, value in pl_module.model.state_dict().items()}
+
+
+def small_data(examples: str, **settings: int) -> RecommendationData:
+    return RecommendationData(EmbeddedCatalog(40, 140), examples=examples, **{"max_tokens": 512, **settings})  # type: ignore[arg-type]
+
+
+def test_a_loss_that_is_not_finite_stops_the_fit_and_names_the_batch(tmp_path: Path) -> None:
+    module = Alignment("strict", NewModel("llama", TINY), NewModel("llama", TINY, 1), NaNAt(2), num_beams=2)
+    watch = Watch()
+    with pytest.raises(FloatingPointError) as error:
+        fit(module, small_data("requests"), tmp_path, callbacks=[watch])
+    users = ", ".join(watch.users)
+    start = f"the loss is nan in epoch 0, batch 2 (both from 0), process 0, with the users {users}; the weights"
+    assert str(error.value).startswith(start)
+    for name, value in module.model.state_dict().items():
+        assert value.equal(watch.weights[name]), "the weights are untouched"
+
+
+def test_fine_tuning_stops_too(tmp_path: Path) -> None:
+    class Spoil(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+            if trainer.global_step == 3:
+                pl_module.model.lm_head.weight.data[5] = torch.inf
+
+    module = FineTuning("target", NewModel("llama", TINY))
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in epoch 0, batch 3 .* users user-\d+"):
+        fit(module, small_data("sequences"), tmp_path, callbacks=[Spoil()])
+
+
+@pytest.mark.parametrize("kind", ["fine_tuning", "alignment"])
+def test_accumulated_gradients_are_those_of_one_batch(tmp_path: Path, kind: str) -> None:
+    """Eight users with histories of one length, in one batch or one by one, without dropout."""
+    finals = []
+    for accumulate in (1, 8):
+        data = small_data("sequences" if kind == "fine_tuning" else "requests")
+        data.setup()
+        users = [user for user, items in enumerate(data.interactions.train) if len(items) >= 6][:8]
+        for name in ("train", "valid", "test"):
+            setattr(data.interactions, name, [getattr(data.interactions, name)[user] for user in users])
+        data.interactions.train[:] = [items[:6] for items in data.interactions.train]
+        data.max_tokens = 512 if accumulate == 1 else 1
+        if kind == "fine_tuning":
+            module: FineTuning | Alignment = FineTuning("target", NewModel("llama", TINY))
+        else:
+            module = Alignment("strict", NewModel("llama", TINY), NewModel("llama", TINY, 1), ForwardKL(), num_beams=2)
+        trainer = fit(module, data, tmp_path, accumulate_grad_batches=accumulate, max_epochs=3, limit_val_batches=0)
+        assert trainer.num_training_batches == accumulate
+        assert trainer.global_step == 3
+        finals.append(module.model.state_dict())
+    before = NewModel("llama", TINY, int(kind == "alignment")).build(data.catalog.vocabulary, tmp_path).state_dict()
+    moved = max(float((finals[0][name] - before[name]).abs().max()) for name in before)
+    for name, value in finals[0].items():
+        torch.testing.assert_close(finals[1][name], value, atol=1e-3 * moved, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["fine_tuning", "alignment"])
+def test_bf16_mixed_learns_with_losses_in_float32(tmp_path: Path, kind: str) -> None:
+    class Losses(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+            assert outputs["loss"].dtype == torch.float32
+            values.append(float(outputs["loss"]))
+
+    values: list[float] = []
+    settings = {"learning_rate": 1e-2, "warmup_steps": 2}
+    if kind == "fine_tuning":
+        module: FineTuning | Alignment = FineTuning("target", NewModel("llama", TINY), **settings)  # type: ignore[arg-type]
+    else:
+        sources = NewModel("llama", TINY), NewModel("llama", TINY, 1)
+        module = Alignment("strict", *sources, ForwardKL(), num_beams=2, **settings)  # type: ignore[arg-type]
+    data = small_data("sequences" if kind == "fine_tuning" else "requests")
+    fit(module, data, tmp_path, precision="bf16-mixed", max_epochs=4, callbacks=[Losses()])
+    assert torch.tensor(values).isfinite().all()
+    epoch = len(values) // 4
+    assert sum(values[-epoch:]) < 0.95 * sum(values[:epoch])
+
+
+@pytest.mark.parametrize("foreign", ["target", "draft"])
+@pytest.mark.parametrize("kind", ["alignment", "recommender"])
+def test_a_vocabulary_that_differs_is_refused(tmp_path: Path, kind: str, foreign: str) -> None:
+    """One model was exported for this catalog, the other one for another catalog."""
+    for stage in ("target", "draft"):
+        data = small_data("requests")
+        data.setup()
+        codes = data.catalog.vocabulary.words[3 : -1 if stage == foreign else None]
+        vocabulary = Vocabulary(codes)
+        export(NewModel("llama", TINY).build(vocabulary, tmp_path), vocabulary, tmp_path / stage / "model")
+    message = (
+        rf"the vocabulary of .*/{foreign}/model \(\d+ tokens\) is not the catalog's \(\d+ tokens\): the model was "
+        "exported for another catalog"
+    )
+    target, draft, trainer = Exported("target"), Exported("draft"), make_trainer(tmp_path)
+    run: Callable[[], object]
+    if kind == "alignment":
+        run = partial(trainer.fit, Alignment("strict", target, draft, ForwardKL()), data)
+    else:
+        run = partial(trainer.test, Recommender("recommend", target, ModelDrafter(5, 2), StrictTopK(), draft), data)
+    with pytest.raises(ValueError, match=message):
+        run()
