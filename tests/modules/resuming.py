@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.losses import AtSpeedS
@@ -34,13 +35,17 @@ class Recorder(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(run_dir: Path, kind: str, every_n_steps: int, kill_at_step: int | None = None, resume: bool = False) -> None:
-    """Fit for three epochs, with dropout."""
+def run(
+    run_dir: Path, kind: str, every_n_steps: int, kill_at_step: int | None = None, resume: bool = False
+) -> dict[str, Tensor]:
+    """Fit for three epochs, with dropout; return the weights."""
     source = EmbeddedCatalog(num_users=40, num_items=140)
     if kind == "alignment":
         target, draft = NewModel("llama", TINY, 1), NewModel("llama", DROPPING, 2)
         sources = SequenceShares(target=1, draft=1, truth=1)
-        module = Alignment("strict", target, draft, AtSpeedS(3), num_beams=3, sources=sources, warmup_steps=2)
+        module: Alignment | FineTuning = Alignment(
+            "strict", target, draft, AtSpeedS(3), num_beams=3, sources=sources, warmup_steps=2
+        )
         data = RecommendationData(source, examples="requests", max_tokens=512)
     else:
         module = FineTuning("target", NewModel("llama", DROPPING), warmup_steps=2)
@@ -58,6 +63,7 @@ def run(run_dir: Path, kind: str, every_n_steps: int, kill_at_step: int | None =
         callbacks=[checkpoint, Recorder(run_dir / "losses.jsonl", kill_at_step)],
         gradient_clip_val=1.0,
     )
+    return module.model.state_dict()
 
 
 if __name__ == "__main__":
