@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from atspeed.models import export, model_folder
+from atspeed.models import export, merged_state, model_folder, whole_state
 from atspeed.modules import StageModule
 
 log = logging.getLogger(__name__)
@@ -15,15 +15,19 @@ class HuggingFaceExport(pl.Callback):
     """Writes the module's ``model`` to ``<run folder>/<stage>/model`` in Hugging Face format when a fit has ended.
 
     The folder has safetensors weights and the catalog's vocabulary as a tokenizer; plain ``transformers`` loads both.
-    It appears only when it is complete; a fit that is interrupted or fails does not export.
+    It appears only when it is complete; a fit that is interrupted or fails does not export. Weights that DeepSpeed has
+    split among processes are put together, adapters (``LoRA``) are added to the weights that they adapt.
     """
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Export; on rank zero."""
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Export, on rank zero; the other ranks hand over their shards."""
         if not isinstance(pl_module, StageModule):
             raise TypeError(f"HuggingFaceExport needs a StageModule, not {type(pl_module).__name__}")
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        model: Any = pl_module.model
+        state = whole_state(model)
+        if trainer.is_global_zero:
             folder = model_folder(pl_module.run_dir, pl_module.stage)
-            model: Any = pl_module.model
-            export(model, pl_module.data.catalog.vocabulary, folder)
+            export(model, pl_module.data.catalog.vocabulary, folder, merged_state(model, state))
             log.info("exported the %s to %s", pl_module.stage, folder)

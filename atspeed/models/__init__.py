@@ -1,6 +1,22 @@
 """Where causal language models come from and go to."""
 
+from atspeed.models.lora import LoRA, merged_state
 from atspeed.models.packing import pack_linears
-from atspeed.models.sources import Checkpoint, Exported, ModelSource, NewModel, export, model_folder
+from atspeed.models.sharding import loading_into_shards, whole_shape, whole_state
+from atspeed.models.sources import Checkpoint, Exported, ModelSource, NewModel, cast, export, model_folder
 
-__all__ = ["Checkpoint", "Exported", "ModelSource", "NewModel", "export", "model_folder", "pack_linears"]
+__all__ = [
+    "Checkpoint",
+    "Exported",
+    "LoRA",
+    "ModelSource",
+    "NewModel",
+    "cast",
+    "export",
+    "loading_into_shards",
+    "merged_state",
+    "model_folder",
+    "pack_linears",
+    "whole_shape",
+    "whole_state",
+]

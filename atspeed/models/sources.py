@@ -4,10 +4,12 @@ import hashlib
 import json
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from atspeed.data.vocabulary import BOS, PAD, Vocabulary
@@ -143,11 +145,26 @@ class Exported(ModelSource):
         return Checkpoint(folder)
 
 
-def export(model: PreTrainedModel, vocabulary: Vocabulary, folder: Path) -> None:
-    """Write model and vocabulary in Hugging Face format; the folder appears only when it is complete."""
+def cast(weights: Iterable[Tensor], dtype: str) -> None:
+    """Change the dtype of weights in place; of a model's buffers (rotary frequencies) the precision must stay."""
+    for weight in weights:
+        weight.data = weight.data.to(getattr(torch, dtype))
+
+
+def export(
+    model: PreTrainedModel, vocabulary: Vocabulary, folder: Path, state: dict[str, Tensor] | None = None
+) -> None:
+    """Write model and vocabulary in Hugging Face format; the folder appears only when it is complete.
+
+    Args:
+        model: the model.
+        vocabulary: the catalog's.
+        folder: where to.
+        state: weights to write in place of the model's own.
+    """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+    model.save_pretrained(partial, state_dict=state)
     vocabulary.save(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

@@ -1,20 +1,24 @@
 """Training a draft to agree with a frozen target."""
 
+import logging
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import ROOT, ItemTrie, NoDrafter, PrefixScorer, ScoredPrefixes, StrictTopK, search
 from atspeed.losses import AlignmentLoss, Prefixes
-from atspeed.models import ModelSource
+from atspeed.models import ModelSource, cast
 from atspeed.modules.base import StageModule
 from atspeed.modules.optimization import cosine_adamw
 from atspeed.modules.sequences import SequenceShares, pack
 from atspeed.modules.target_cache import Split, TargetCache
+
+log = logging.getLogger(__name__)
 
 
 class Alignment(StageModule):
@@ -34,6 +38,9 @@ class Alignment(StageModule):
         num_beams: beam width K of the target's (and the draft's own) sequences.
         sources: where the sequences come from.
         target_cache: folder of the target cache, relative to the run folder; without it the target works online.
+        target_dtype: dtype of the frozen target's weights: bfloat16 halves their memory, which a precision of
+            ``bf16-mixed`` does not, and rounds its scores; log-probabilities and losses are float32 in any case. With
+            DeepSpeed the precision decides instead: ``bf16-mixed`` holds all weights in bfloat16.
         learning_rate: peak of the schedule (linear warm-up, then cosine to zero).
         weight_decay: of AdamW, on matrices.
         warmup_steps: optimiser steps of warm-up.
@@ -53,6 +60,7 @@ class Alignment(StageModule):
         num_beams: int = 20,
         sources: SequenceShares = SequenceShares(),  # noqa: B008 (never written to)
         target_cache: Path | None = None,
+        target_dtype: Literal["float32", "bfloat16"] = "float32",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
         warmup_steps: int = 50,
@@ -73,10 +81,10 @@ class Alignment(StageModule):
         self.num_beams = num_beams
         self.sources = sources
         self.target_cache = target_cache
+        self.target_dtype = target_dtype
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
-        self.strict_loading = False  # the checkpoint has the draft only; see on_save_checkpoint
 
     def configure_model(self) -> None:
         """Build the models (here and not earlier, so that a strategy may shard them), or open the target cache."""
@@ -84,11 +92,23 @@ class Alignment(StageModule):
             return
         self.trie = ItemTrie(self.data.catalog.tokens)
         if self.target_cache is None:
-            self.target = self.build(self.target_source).requires_grad_(False)
+            self.target = self.build_target(self)
         else:
             self.cache = TargetCache(self.run_dir / self.target_cache, self.data, self.cache_parts(self))
             self.cache.require_complete()
         self.model = self.build(self.draft_source).train()
+
+    def build_target(self, module: StageModule) -> PreTrainedModel:
+        """Return the frozen target, in the run of some module."""
+        target = module.build(self.target_source).requires_grad_(False)
+        if module.zero_stage:
+            precision = module.trainer.precision
+            log.info(
+                "DeepSpeed: trainer.precision %s decides the dtype of the target, not model.target_dtype", precision
+            )
+        else:
+            cast(target.parameters(), self.target_dtype)
+        return target
 
     def cache_parts(self, module: StageModule) -> dict[str, str]:
         """Return what the target cache depends on beside the data, in the run of some module."""
@@ -96,6 +116,7 @@ class Alignment(StageModule):
             "model.target": self.target_source.fingerprint(module.run_dir),
             "model.num_beams": str(self.num_beams),
             "trainer.precision": str(module.trainer.precision),
+            "model.target_dtype": self.target_dtype,
         }
 
     def configure_optimizers(self) -> Any:
@@ -108,11 +129,6 @@ class Alignment(StageModule):
         if hasattr(self, "target"):
             self.target.eval()
         return self
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen target out of the checkpoint."""
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith("target.")}
 
     def losses(self, batch: RequestBatch, split: Split = "train") -> tuple[Tensor, Tensor]:
         """Return ``L_rec`` (nats a code) and ``L_align`` of a batch of a split."""

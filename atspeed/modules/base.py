@@ -1,21 +1,25 @@
 """What all modules share: a stage of a run folder, on the catalog of a data module."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed.data import RecommendationData, RequestBatch, SequenceBatch
-from atspeed.models import ModelSource
+from atspeed.models import ModelSource, cast, loading_into_shards
 
 
 class StageModule(pl.LightningModule):
     """A LightningModule that is one stage of a run.
 
     The Trainer's ``default_root_dir`` is the run folder; a stage writes to ``<run folder>/<stage>`` and finds what
-    other stages wrote beside it.
+    other stages wrote beside it. Frozen weights come from their source whenever a module is built, so checkpoints do
+    without them.
 
     A fit that goes on from a checkpoint in the middle of an epoch does what it would have done without the
     interruption: the data module passes over the batches that are done, and torch's random numbers (dropout) depend
@@ -43,9 +47,53 @@ class StageModule(pl.LightningModule):
             raise TypeError(f"{type(self).__name__} needs a RecommendationData data module, not {type(data).__name__}")
         return data
 
+    @property
+    def zero_stage(self) -> int:
+        """Stage of DeepSpeed's ZeRO that the Trainer's strategy uses; 0: none, or no DeepSpeed."""
+        strategy: Any = self.trainer.strategy
+        config: Any = strategy.config if isinstance(strategy, DeepSpeedStrategy) else {}
+        return config.get("zero_optimization", {}).get("stage", 0)
+
+    def require_whole_models(self, task: str) -> None:
+        """Raise ``ValueError`` if ZeRO-3 splits the models among processes, which may not stay in step at ``task``."""
+        if self.zero_stage == 3:
+            raise ValueError(
+                f"trainer.strategy is DeepSpeed with ZeRO stage 3, which cannot be used for {task}: its processes "
+                "would wait for each other's shards at different forward passes. Set trainer.strategy to ddp, auto or "
+                "deepspeed_stage_2, where each process holds the whole models"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Tell DeepSpeed what it cannot find out."""
+        strategy: Any = self.trainer.strategy
+        if isinstance(strategy, DeepSpeedStrategy):
+            strategy.exclude_frozen_parameters = True
+            config: Any = strategy.config
+            # used for a log line only; Lightning looks for it in a batch sampler, but our samplers give whole batches
+            config.setdefault("train_micro_batch_size_per_gpu", 1)
+
+    @property  # type: ignore[misc]
+    def strict_loading(self) -> bool:
+        """Whether a checkpoint has to have every weight: not if some are frozen."""
+        return all(parameter.requires_grad for parameter in self.parameters())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen weights out of the checkpoint."""
+        frozen = {name for name, value in self.named_parameters(remove_duplicate=False) if not value.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if name not in frozen}
+
     def build(self, source: ModelSource) -> PreTrainedModel:
-        """Build a model for the catalog; raise ``ValueError`` if the data's prompts are too long for it."""
-        model = source.build(self.data.catalog.vocabulary, self.run_dir)
+        """Build a model for the catalog, in shards under ZeRO-3.
+
+        Raises:
+            ValueError: if the data's prompts are too long for it.
+        """
+        strategy: Any = self.trainer.strategy
+        with loading_into_shards(strategy.config) if self.zero_stage == 3 else nullcontext():
+            model = source.build(self.data.catalog.vocabulary, self.run_dir)
+        if self.zero_stage == 3:  # DeepSpeed wants one dtype, and has shards in that of the Trainer's precision
+            cast(model.parameters(), "bfloat16" if str(self.trainer.precision).startswith("bf16") else "float32")
         room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and room < self.data.max_prompt_tokens:
             raise ValueError(

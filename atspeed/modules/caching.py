@@ -43,13 +43,19 @@ class TargetCaching(StageModule):
         return self._data
 
     def setup(self, stage: str) -> None:
-        """Load the data."""
+        """Load the data; refuse what would make the target another than :meth:`Alignment.cache_parts` says."""
+        if self.zero_stage:
+            raise ValueError(
+                "trainer.strategy is DeepSpeed, which cannot be used for cache-target: it chooses the dtype of the "
+                "weights, and its shards keep processes waiting for each other. Set trainer.strategy to ddp or auto, "
+                "where each process holds the whole target, and model.target_dtype bfloat16 if it is too large"
+            )
         self.data.setup()
 
     def configure_model(self) -> None:
         """Build the target."""
         if not hasattr(self, "target"):
-            self.target = self.build(self.alignment.target_source).requires_grad_(False)
+            self.target = self.alignment.build_target(self)
             self.trie = ItemTrie(self.data.catalog.tokens)
 
     def predict_dataloader(self) -> DataLoader:

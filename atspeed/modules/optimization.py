@@ -7,6 +7,8 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from atspeed.models import whole_shape
+
 
 def cosine_adamw(
     module: pl.LightningModule, network: nn.Module, learning_rate: float, weight_decay: float, warmup_steps: int
@@ -16,9 +18,12 @@ def cosine_adamw(
     Weight decay applies to matrices only, not to norms and biases.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    matrices = [p for p in parameters if len(whole_shape(p)) >= 2]
+    others = [p for p in parameters if len(whole_shape(p)) < 2]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": members, "weight_decay": decay}
+        for members, decay in ((matrices, weight_decay), (others, 0.0))
+        if members  # DeepSpeed drops empty groups, and the schedule would miss them
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95))
     num_steps = max(1, int(module.trainer.estimated_stepping_batches))

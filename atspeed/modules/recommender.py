@@ -85,6 +85,7 @@ class Recommender(StageModule):
     def configure_model(self) -> None:
         """Build the models and the trie (here and not earlier: the data module knows the catalog)."""
         if not hasattr(self, "target"):
+            self.require_whole_models("decoding")
             self.target = self.build(self.target_source)
             self.draft = self.build(self.draft_source) if self.draft_source and self.drafter.needs_draft else None
             self.trie = ItemTrie(self.data.catalog.tokens)

@@ -11,7 +11,7 @@ from atspeed.data.batches import RequestBatch
 from atspeed.decoding import ItemTrie, NoDrafter, SpeculativeDecoder
 from atspeed.losses import AlignmentLoss, AtSpeedS, Coverage, SequenceKD
 from atspeed.models import NewModel
-from atspeed.modules import Alignment, SequenceShares
+from atspeed.modules import Alignment, SequenceShares, TargetCaching
 from callbacks import HuggingFaceExport
 from tests.modules.tiny import TINY, fit, make_trainer
 
@@ -246,6 +246,34 @@ def test_alignment_brings_the_draft_nearer_and_leaves_the_target_alone(
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert state
     assert all(name.startswith("model.") for name in state)
+
+
+@torch.no_grad()
+def test_a_target_in_bfloat16_gives_nearly_the_same_losses_in_float32(
+    attached: tuple[Alignment, RequestBatch], tmp_path: Path
+) -> None:
+    module, batch = attached
+    halved = alignment(target_dtype="bfloat16")
+    make_trainer(tmp_path, limit_val_batches=2).validate(halved, data(), verbose=False)
+    halved.eval()
+    assert {weight.dtype for weight in halved.target.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in halved.model.parameters()} == {torch.float32}
+    assert halved.target.model.rotary_emb.inv_freq.dtype == torch.float32
+    for ours, expected in zip(halved.losses(batch), module.losses(batch), strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, expected, atol=5e-3, rtol=0)
+    assert not halved.losses(batch)[1].equal(module.losses(batch)[1])
+
+
+def test_a_cache_of_the_target_in_another_dtype_is_refused(tmp_path: Path) -> None:
+    halved = alignment(target_dtype="bfloat16", target_cache=Path("cache"))
+    caching = TargetCaching(halved, data())
+    make_trainer(tmp_path).predict(caching)
+    assert {weight.dtype for weight in caching.target.parameters()} == {torch.bfloat16}
+    settings = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
+    fit(alignment(target_dtype="bfloat16", target_cache=Path("cache")), data(), tmp_path, **settings)
+    with pytest.raises(ValueError, match=r"is stale, model\.target_dtype changed"):
+        fit(alignment(target_cache=Path("cache")), data(), tmp_path, **settings)
 
 
 @pytest.mark.parametrize(("name", "value"), [("alpha", 1.5), ("num_beams", 0)])
