@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
@@ -90,12 +90,11 @@ def merged_state(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, 
         state: its whole state.
     """
     merged = dict(state)
-    module: Any
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             down, up = (merged.pop(f"{name}.{part}.{ADAPTER}.weight").float() for part in ("lora_A", "lora_B"))
             change = module.scaling[ADAPTER] * (up @ down)
-            if module.fan_in_fan_out:  # GPT-2 stores its weights the other way round
+            if getattr(module, "fan_in_fan_out", False):  # GPT-2 stores its weights the other way round
                 change = change.T
             merged[f"{name}.weight"] = merged.pop(f"{name}.base_layer.weight").float() + change
             if f"{name}.base_layer.bias" in merged:
