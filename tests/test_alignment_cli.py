@@ -25,6 +25,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCS, re.DOTALL)
 
 
+def commands(word: str) -> list[str]:
+    """The lines of the one block of commands that has a word."""
+    (block,) = [block for block in blocks("bash") if word in block]
+    return block.splitlines()
+
+
 def run(command: str, folder: Path, *more: str) -> str:
     """Run a documented command in a folder, on the small data."""
     arguments = shlex.split(command.replace("configs/", f"{ROOT / 'configs'}/"))
@@ -58,9 +64,9 @@ def folder(tmp_path: Path) -> Path:
 def test_a_users_own_loss_is_picked_by_its_class_path(folder: Path, place: str) -> None:
     (folder / "my_losses.py").write_text(blocks("python")[0])
     (folder / "my_loss.yaml").write_text(blocks("yaml")[0])
-    commands = blocks("bash")[0].splitlines()
-    assert ["my_loss.yaml" in command for command in commands] == [False, True]
-    run(commands[place == "YAML"], folder, "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2")
+    documented = commands("my_loss")
+    assert ["my_loss.yaml" in command for command in documented] == [False, True]
+    run(documented[place == "YAML"], folder, "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2")
     config = yaml.safe_load((folder / "run" / "strict" / "config.yaml").read_text())
     loss = {"class_path": "my_losses.SoftenedKL", "init_args": {"temperature": 2.0}}
     assert config["model"]["init_args"]["loss"] == loss
@@ -72,7 +78,7 @@ def test_a_users_own_loss_is_picked_by_its_class_path(folder: Path, place: str) 
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_write_the_cache_that_one_writes_and_a_fit_reads_it(folder: Path) -> None:
-    cache, fit = blocks("bash")[1].splitlines()
+    cache, fit = commands("cache-target")
     written = []
     for devices in (2, 1):
         output = run(

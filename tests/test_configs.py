@@ -1,5 +1,6 @@
 """Every config parses and instantiates for the command it is for, and the README's commands name files that exist."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from jsonargparse import ArgumentParser
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 
-from atspeed.benchmark import Benchmark
+from atspeed.benchmark import AlignmentBenchmark, Benchmark
 from atspeed.cli import PARSER_SETTINGS, AtSpeedCLI
 from atspeed.data import RecommendationData
-from atspeed.decoding import LosslessSampling
+from atspeed.decoding import LosslessSampling, RelaxedSampling
+from atspeed.losses import AtSpeedR, AtSpeedS, Coverage
 from atspeed.models import Checkpoint, LoRA
 from atspeed.models.memory import LIVE_PARAMETERS
 from atspeed.quickstart import configs_folder
@@ -34,6 +36,7 @@ class ParseOnly(AtSpeedCLI):
         ("fit", "target"),
         ("fit", "draft"),
         ("fit", "strict"),
+        ("fit", "relaxed"),
         ("validate", "strict"),
         ("test", "recommend"),
         ("predict", "recommend"),
@@ -47,7 +50,7 @@ def test_configs_instantiate(command: str, name: str, tmp_path: Path) -> None:
     assert isinstance(cli.datamodule, RecommendationData)
 
 
-@pytest.mark.parametrize("base", ["target", "draft", "strict"])
+@pytest.mark.parametrize("base", ["target", "draft", "strict", "relaxed"])
 @pytest.mark.parametrize(
     ("overlay", "strategy", "zero"),
     [
@@ -94,6 +97,53 @@ def test_the_lora_overlay_wraps_a_pre_trained_model(tmp_path: Path) -> None:
     assert network.base.new_vocabulary
 
 
+def compose(*names: str) -> ParseOnly:
+    files = [part for name in names for part in ("--config", str(CONFIGS / f"{name}.yaml"))]
+    return ParseOnly(["fit", *files, "--trainer.accelerator", "cpu"])
+
+
+def test_the_alignments_state_every_setting_of_the_paper_and_of_their_loss() -> None:
+    for name, loss in (("strict", AtSpeedS), ("relaxed", AtSpeedR)):
+        model = compose(name).model
+        assert type(model.loss) is loss
+        assert (model.alpha, model.num_beams, model.learning_rate, model.weight_decay) == (0.7, 20, 1e-3, 0.1)
+    for names in (["strict"], ["relaxed"], ["strict", "coverage"]):
+        stated = yaml.safe_load((CONFIGS / f"{names[-1]}.yaml").read_text())["model"]["init_args"]["loss"]
+        signature = inspect.signature(type(compose(*names).model.loss))
+        settings = {
+            name for name, setting in signature.parameters.items() if setting.kind is setting.POSITIONAL_OR_KEYWORD
+        }
+        assert set(stated.get("init_args", {})) == settings
+
+
+def test_the_coverage_overlay_keeps_the_rest_of_strict() -> None:
+    model = compose("strict", "coverage").model
+    assert isinstance(model.loss, Coverage)
+    assert (model.stage, model.alpha, model.num_beams) == ("coverage", 1.0, 20)
+
+
+@pytest.mark.parametrize(
+    ("base", "overlay"),
+    [("target", "llama-7b"), ("draft", "llama-68m"), ("target", "qwen3-8b"), ("draft", "qwen3-0.6b")],
+)
+def test_model_overlays_start_from_a_pre_trained_model(base: str, overlay: str) -> None:
+    model = compose(base, overlay, "deepspeed-zero3").model
+    assert model.stage == base
+    assert isinstance(model.network, Checkpoint)
+    assert model.network.path == Path("models") / overlay
+    assert model.network.new_vocabulary
+
+
+def test_the_alignment_benchmark_config_instantiates() -> None:
+    parser = ArgumentParser(**PARSER_SETTINGS)
+    parser.add_class_arguments(AlignmentBenchmark, "benchmark")
+    content = yaml.safe_load((CONFIGS / "benchmark-alignment.yaml").read_text())
+    content.pop("data")
+    benchmark = parser.instantiate_classes(parser.parse_object({"benchmark": content})).benchmark
+    assert list(benchmark.drafts) == ["fine-tuned", "AtSpeedS", "AtSpeedR"]
+    assert isinstance(benchmark.methods["hybrid_relaxed"].verifier, RelaxedSampling)
+
+
 def test_the_benchmark_config_instantiates() -> None:
     parser = ArgumentParser(**PARSER_SETTINGS)
     parser.add_argument("--config", action="config")
@@ -106,8 +156,14 @@ def test_the_benchmark_config_instantiates() -> None:
 
 
 def test_all_configs_are_tried() -> None:
-    tried = {"target", "draft", "strict", "recommend", "benchmark", "benchmark-alignment"}
-    overlays = {"ddp", "deepspeed-zero2", "deepspeed-zero3", "deepspeed-zero3-offload", "lora"}
+    tried = {"target", "draft", "strict", "relaxed", "recommend", "benchmark", "benchmark-alignment"}
+    overlays = {"coverage", "llama-7b", "llama-68m", "qwen3-8b", "qwen3-0.6b"} | {
+        "ddp",
+        "deepspeed-zero2",
+        "deepspeed-zero3",
+        "deepspeed-zero3-offload",
+        "lora",
+    }
     assert {file.stem for file in CONFIGS.iterdir()} == tried | overlays
 
 
