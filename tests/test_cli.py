@@ -200,5 +200,5 @@ def test_bad_input_gets_a_clear_error(arguments: list[str], message: str, tmp_pa
 
 def test_help_lists_the_commands() -> None:
     output = run("--help").stdout
-    for command in ("fit", "test", "predict", "benchmark", "benchmark-catalogs", "quickstart"):
+    for command in ("fit", "test", "predict", "cache-target", "benchmark", "benchmark-alignment", "quickstart"):
         assert command in output

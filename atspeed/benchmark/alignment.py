@@ -36,11 +36,14 @@ class AlignmentBenchmark:
         methods: name → drafter and verifier; each needs a draft.
         num_beams: the beam widths K.
         draft_beams: the draft widths N of the coverage curve.
-        num_requests: test users, evenly spread over the file; takes the place of ``data.num_test_users``.
+        num_requests: test users, 2 or more, evenly spread over the file; takes the place of ``data.num_test_users``.
         num_threads: CPU threads of torch.
         seed: of the sampling methods.
         device: where to run; a GPU if there is one.
         out: the run folder; models are looked up there, ``benchmark/alignment.json`` and ``.png`` are written.
+
+    Raises:
+        ValueError: if a number is out of range, or there is no draft or no method.
     """
 
     def __init__(
@@ -56,7 +59,10 @@ class AlignmentBenchmark:
         device: str | None = None,
         out: Path = Path("runs/default"),
     ) -> None:
-        require_at_least(1, num_requests=num_requests, num_threads=num_threads)
+        require_at_least(1, num_threads=num_threads)
+        require_at_least(2, num_requests=num_requests)  # an interval needs two
+        if not drafts or not methods:
+            raise ValueError(f"{'methods' if drafts else 'drafts'} is empty; expected one or more")
         self.target_source = target
         self.drafts = drafts
         self.methods = methods
