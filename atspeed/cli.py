@@ -1,5 +1,6 @@
 """The command line: LightningCLI for fit, validate, test and predict, and the commands that are not Trainer runs."""
 
+import inspect
 import json
 import logging
 import sys
@@ -10,18 +11,26 @@ from typing import Any
 
 import lightning.pytorch as pl
 import transformers
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
 import callbacks  # noqa: F401  (imported, so that configs may name its classes without their package)
 from atspeed.benchmark import AlignmentBenchmark, Benchmark, CatalogBenchmark
 from atspeed.data import RecommendationData
+from atspeed.errors import Parser, TrainerParser, fail, suggestion
 from atspeed.modules import Alignment, StageModule, TargetCaching
 from atspeed.provenance import provenance
 from atspeed.quickstart import quickstart
 
 log = logging.getLogger(__name__)
 
+PROGRAM = "python -m atspeed"
+TRAINER_RUNS = {
+    "fit": "Train the model that the config describes: fine-tune a target or a draft, or align a draft.",
+    "validate": "Compute the validation losses of a model.",
+    "test": "Measure ranking metrics, target calls and speed on the test users.",
+    "predict": "Write the recommendations of all users, or of a file of histories (--data.histories).",
+}
 DEFAULT_RUN_DIR = "runs/default"
 IRRELEVANT_WARNINGS = (
     "LightningCLI's args parameter",  # quickstart runs command lines
@@ -35,16 +44,19 @@ IRRELEVANT_WARNINGS = (
 PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
 
 
+def _usage(command: str) -> str:
+    return f"{PROGRAM} {command} --config configs/….yaml [options]"
+
+
 class RunRecord(SaveConfigCallback):
     """Writes ``config.yaml`` (resolved) and ``run.json`` (command line, commit, versions) to the stage's folder."""
 
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def save_config(self, trainer: pl.Trainer, pl_module: StageModule, stage: str) -> None:  # type: ignore[override]
         """Write ``run.json``; the base class writes the config."""
-        if trainer.log_dir is not None:
-            folder = Path(trainer.log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            record = provenance(trainer.strategy.root_device)
-            (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        folder = pl_module.run_dir / pl_module.stage  # not trainer.log_dir, a broadcast: only rank zero is here
+        folder.mkdir(parents=True, exist_ok=True)
+        record = provenance(trainer.strategy.root_device)
+        (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 class AtSpeedCLI(LightningCLI):
@@ -55,7 +67,12 @@ class AtSpeedCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str], run: bool = True) -> None:
-        settings = {name: dict(PARSER_SETTINGS) for name in self.subcommands()} if run else PARSER_SETTINGS
+        settings = PARSER_SETTINGS
+        if run:  # a dict for each subcommand, because LightningCLI writes into them
+            settings = {
+                name: {"description": text, "usage": _usage(name), **PARSER_SETTINGS}
+                for name, text in TRAINER_RUNS.items()
+            }
         super().__init__(
             model_class=StageModule,
             subclass_mode_model=True,
@@ -63,13 +80,12 @@ class AtSpeedCLI(LightningCLI):
             save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
-                "prog": "python -m atspeed",
-                "description": "Fine-tuning, alignment and inference are Trainer runs (LightningCLI); "
-                f"further commands: {', '.join(COMMANDS)} (see their --help).",
-                **settings,  # a dict for each subcommand, because LightningCLI writes into them
+                "prog": PROGRAM,
+                **settings,
             },
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=TrainerParser,
             load_from_checkpoint_support=False,
             args=args,
             run=run,
@@ -78,6 +94,8 @@ class AtSpeedCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Put the run folder and the default logger in place."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        if self.subcommand == "predict":
+            config.return_predictions = False  # PredictionWriter writes them; memory would fill
         run_dir = config.trainer.default_root_dir = config.trainer.default_root_dir or DEFAULT_RUN_DIR
         if config.trainer.logger in (None, True):
             config.trainer.logger = Namespace(
@@ -97,7 +115,7 @@ def run_alignment_benchmark(args: list[str]) -> None:
 
 
 def _run_on_data(command: str, benchmark: type, description: str | None, args: list[str]) -> None:
-    parser = ArgumentParser(prog=f"python -m atspeed {command}", description=description, **PARSER_SETTINGS)
+    parser = Parser(prog=f"{PROGRAM} {command}", usage=_usage(command), description=description, **PARSER_SETTINGS)
     parser.add_argument("--config", action="config", help=f"a YAML file, such as configs/{command}.yaml")
     parser.add_class_arguments(benchmark, None)
     parser.add_class_arguments(RecommendationData, "data")
@@ -110,7 +128,7 @@ def _run_on_data(command: str, benchmark: type, description: str | None, args: l
 def run_catalog_benchmark(args: list[str]) -> None:
     """Measure what a catalog costs as it grows: build, memory, filters, and a request beside the model."""
     command = "python -m atspeed benchmark-catalogs"
-    parser = ArgumentParser(prog=command, description=run_catalog_benchmark.__doc__, **PARSER_SETTINGS)
+    parser = Parser(prog=command, description=run_catalog_benchmark.__doc__, **PARSER_SETTINGS)
     parser.add_class_arguments(CatalogBenchmark, None)
     CatalogBenchmark(**parser.instantiate_classes(parser.parse_args(args)).as_dict()).run()
 
@@ -163,7 +181,16 @@ def main(args: list[str] | None = None) -> None:
     """Run a command."""
     args = sys.argv[1:] if args is None else args
     quiet()
-    if args and args[0] in COMMANDS:
-        COMMANDS[args[0]](args[1:])
-    else:
+    command = args[0] if args else "--help"
+    known = {**TRAINER_RUNS, **{name: inspect.getdoc(function) or "" for name, function in COMMANDS.items()}}
+    if command in ("-h", "--help"):
+        print(f"usage: {PROGRAM} COMMAND [options]\n")
+        for name, text in known.items():
+            print(f"  {name:20} {text.splitlines()[0]}")
+        print(f"\n{PROGRAM} COMMAND --help shows the options of a command; README.md says where to start.")
+    elif command in COMMANDS:
+        COMMANDS[command](args[1:])
+    elif command in TRAINER_RUNS or command.startswith("-"):  # -c CONFIG fit
         AtSpeedCLI(args)
+    else:
+        fail(f"there is no command {command!r}{suggestion(command, known)}", PROGRAM)
