@@ -86,7 +86,7 @@ def test_an_alignment_logs_speculation_and_the_parts_of_its_loss_by_default(run_
     events = EventAccumulator(str(run_dir / "strict"))
     events.Reload()
     for name in ("target_calls", "acceptance_rate", "acceptance_rate_level_0", "accepted_levels", "overlap"):
-        assert [event.step for event in events.Scalars(f"val/{name}")][0] == 0
+        assert events.Scalars(f"val/{name}")[0].step == 0
         assert len(events.Scalars(f"val/{name}")) > 1
     for name in ("rec_loss", "align_loss", "align_loss/ReverseKL", "align_loss/DensityRegularization"):
         assert events.Scalars(f"val/{name}")
