@@ -1,26 +1,22 @@
 """The command line: LightningCLI for fit, validate, test and predict, and the commands that are not Trainer runs."""
 
 import inspect
-import json
 import logging
 import sys
 import warnings
 from inspect import getdoc
-from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import transformers
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningCLI
 
-import callbacks  # noqa: F401  (imported, so that configs may name its classes without their package)
 from atspeed.benchmark import AlignmentBenchmark, Benchmark, CatalogBenchmark
 from atspeed.data import RecommendationData
 from atspeed.errors import Parser, TrainerParser, fail, suggestion
 from atspeed.modules import Alignment, StageModule, TargetCaching
-from atspeed.provenance import provenance
 from atspeed.quickstart import quickstart
+from callbacks import RunProvenance  # and the others by it, so that configs may name them without their package
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +44,6 @@ def _usage(command: str) -> str:
     return f"{PROGRAM} {command} --config configs/….yaml [options]"
 
 
-class RunRecord(SaveConfigCallback):
-    """Writes ``config.yaml`` (resolved) and ``run.json`` (command line, commit, versions) to the stage's folder."""
-
-    def save_config(self, trainer: pl.Trainer, pl_module: StageModule, stage: str) -> None:  # type: ignore[override]
-        """Write ``run.json``; the base class writes the config."""
-        folder = pl_module.run_dir / pl_module.stage  # not trainer.log_dir, a broadcast: only rank zero is here
-        folder.mkdir(parents=True, exist_ok=True)
-        record = provenance(trainer.strategy.root_device)
-        (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-
-
 class AtSpeedCLI(LightningCLI):
     """``python -m atspeed {fit,validate,test,predict}``.
 
@@ -77,7 +62,7 @@ class AtSpeedCLI(LightningCLI):
             model_class=StageModule,
             subclass_mode_model=True,
             datamodule_class=RecommendationData,
-            save_config_callback=RunRecord,
+            save_config_callback=RunProvenance,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": PROGRAM,

@@ -1,16 +1,19 @@
 """How many tokens a second a training run learns from."""
 
 import time
-from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from atspeed.data import RequestBatch, SequenceBatch
 from atspeed.data.vocabulary import PAD
 
 
 class TokenThroughput(pl.Callback):
-    """Logs ``train/tokens_per_second`` (without padding) and ``train/padding`` (its share), over each epoch."""
+    """Logs ``train/tokens_per_second`` (without padding) and ``train/padding`` (its share), over each epoch.
+
+    Tokens are those of all processes.
+    """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting (a fit that resumes at the end of an epoch does not start that epoch)."""
@@ -35,8 +38,8 @@ class TokenThroughput(pl.Callback):
         """Log the epoch's values."""
         if self._places == 0:
             return
-        values: dict[str, Any] = {
-            "train/tokens_per_second": self._tokens / (time.perf_counter() - self._start),
-            "train/padding": 1 - self._tokens / self._places,
-        }
+        counts = torch.tensor([self._tokens, self._places], device=pl_module.device)
+        tokens, places = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        seconds = time.perf_counter() - self._start
+        values = {"train/tokens_per_second": tokens / seconds, "train/padding": 1 - tokens / places}
         pl_module.log_dict(values, sync_dist=True)

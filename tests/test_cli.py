@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
 from atspeed.quickstart import configs_folder
@@ -77,6 +78,18 @@ def test_stages_export_models_and_record_themselves(run_dir: Path) -> None:
         assert "num_users: 40" in (run_dir / stage / "config.yaml").read_text()
         assert list((run_dir / stage).glob("events.out.tfevents.*"))
         assert (run_dir / stage / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_an_alignment_logs_speculation_and_the_parts_of_its_loss_by_default(run_dir: Path) -> None:
+    events = EventAccumulator(str(run_dir / "strict"))
+    events.Reload()
+    for name in ("target_calls", "acceptance_rate", "acceptance_rate_level_0", "accepted_levels", "overlap"):
+        assert events.Scalars(f"val/{name}")[0].step == 0
+        assert len(events.Scalars(f"val/{name}")) > 1
+    for name in ("rec_loss", "align_loss", "align_loss/ReverseKL", "align_loss/DensityRegularization"):
+        assert events.Scalars(f"val/{name}")
 
 
 @pytest.mark.e2e

@@ -180,6 +180,18 @@ def test_classes_chosen_on_the_command_line_take_their_settings(tmp_path: Path) 
     assert cli.datamodule.source.root == Path("x")
 
 
+@pytest.mark.parametrize(
+    "example", re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "callbacks.md").read_text(), flags=re.DOTALL)
+)
+def test_the_examples_of_callbacks_instantiate(example: str, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(example)
+    settings = ["--config", str(overlay), "--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
+    cli = ParseOnly(["fit", "--config", str(CONFIGS / "strict.yaml"), *settings])
+    ours = {type(callback).__name__ for callback in cli.trainer.callbacks}
+    assert {entry["class_path"] for entry in yaml.safe_load(example)["trainer"]["callbacks"]} <= ours
+
+
 def test_the_readme_names_files_that_exist() -> None:
     text = (ROOT / "README.md").read_text()
     named = set(re.findall(r"(?<![\w/])((?:configs|docs|tests|callbacks|atspeed)/[\w./-]*\w)", text))

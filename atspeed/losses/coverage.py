@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from atspeed.checks import require_at_least
-from atspeed.losses.base import Prefixes
+from atspeed.losses.base import AlignmentLoss, Prefixes
 from atspeed.losses.distillation import ForwardKL
 
 
@@ -32,7 +32,44 @@ def coverage_margin(draft_scores: Tensor, target_scores: Tensor, num_beams: int,
     return torch.nn.functional.softplus(gap).mean(1)
 
 
-class Coverage(ForwardKL):
+class JointForwardKL(ForwardKL):
+    """Forward KL in which a prefix counts as much as the target thinks it likely; a part of :class:`Coverage`."""
+
+    def weights(self, prefixes: Prefixes) -> Tensor:
+        """Return the target's probability of each prefix, ``[B, W]``."""
+        return prefixes.target_scores.exp() * (prefixes.shares > 0)
+
+
+class CoverageMargin(AlignmentLoss):
+    """:func:`coverage_margin` of a level's candidates; a part of :class:`Coverage`.
+
+    Args:
+        num_beams: the beam width K that is served.
+        draft_beams: the draft width N to be covered.
+    """
+
+    def __init__(self, num_beams: int = 20, draft_beams: int = 80) -> None:
+        super().__init__()
+        require_at_least(1, num_beams=num_beams)
+        require_at_least(num_beams, draft_beams=draft_beams)
+        self.num_beams = num_beams
+        self.draft_beams = draft_beams
+
+    def forward(self, prefixes: Prefixes) -> Tensor:
+        """Return the loss of each request; see :meth:`AlignmentLoss.forward`."""
+        if prefixes.level == prefixes.num_levels - 1:  # leaves need no drafting
+            return torch.zeros_like(prefixes.draft_scores[:, 0])
+        draft_scores, target_scores = (
+            (scores[..., None] + log_probs).masked_fill(prefixes.shares[..., None] == 0, -torch.inf).flatten(1)
+            for scores, log_probs in (
+                (prefixes.draft_scores, prefixes.draft_log_probs),
+                (prefixes.target_scores, prefixes.target_log_probs),
+            )
+        )
+        return coverage_margin(draft_scores, target_scores, self.num_beams, self.draft_beams)
+
+
+class Coverage(AlignmentLoss):
     """Forward KL between the joint distributions of whole prefixes, and a margin at the draft's N-th best.
 
     Strict verification needs all K beams of the target, ranked by their *cumulative* scores, in the draft's best N. A
@@ -49,27 +86,11 @@ class Coverage(ForwardKL):
 
     def __init__(self, num_beams: int = 20, draft_beams: int = 80, margin: float = 1.0) -> None:
         super().__init__()
-        require_at_least(1, num_beams=num_beams)
-        require_at_least(num_beams, draft_beams=draft_beams)
         require_at_least(0, margin=margin)
-        self.num_beams = num_beams
-        self.draft_beams = draft_beams
-        self.margin = margin
-
-    def weights(self, prefixes: Prefixes) -> Tensor:
-        """Return the target's probability of each prefix, ``[B, W]``."""
-        return prefixes.target_scores.exp() * (prefixes.shares > 0)
+        self.divergence = JointForwardKL()
+        self.margin = CoverageMargin(num_beams, draft_beams)
+        self.margin_weight = margin
 
     def forward(self, prefixes: Prefixes) -> Tensor:
         """Return the loss of each request; see :meth:`AlignmentLoss.forward`."""
-        loss = super().forward(prefixes)
-        if self.margin == 0 or prefixes.level == prefixes.num_levels - 1:  # leaves need no drafting
-            return loss
-        draft_scores, target_scores = (
-            (scores[..., None] + log_probs).masked_fill(prefixes.shares[..., None] == 0, -torch.inf).flatten(1)
-            for scores, log_probs in (
-                (prefixes.draft_scores, prefixes.draft_log_probs),
-                (prefixes.target_scores, prefixes.target_log_probs),
-            )
-        )
-        return loss + self.margin * coverage_margin(draft_scores, target_scores, self.num_beams, self.draft_beams)
+        return self.divergence(prefixes) + self.margin_weight * self.margin(prefixes)

@@ -1,11 +1,15 @@
+import time
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 
 from atspeed.data import EmbeddedCatalog, RecommendationData
+from atspeed.decoding import Proposal, StrictTopK, TrieDrafter
+from atspeed.decoding.beams import Beams
 from atspeed.models import NewModel, model_folder
-from atspeed.modules import FineTuning
+from atspeed.modules import FineTuning, Recommender
 from callbacks import HuggingFaceExport, PredictionWriter, SpeedupMonitor
 from tests.modules.tiny import TINY, fit, make_trainer
 
@@ -40,6 +44,19 @@ def test_callbacks_name_the_module_they_need(tmp_path: Path, callback: pl.Callba
     hook, stage = ("on_test_start", ()) if isinstance(callback, SpeedupMonitor) else ("setup", ("predict",))
     with pytest.raises(TypeError, match=f"{type(callback).__name__} needs a .*, not LightningModule"):
         getattr(callback, hook)(trainer, pl.LightningModule(), *stage)
+
+
+@pytest.mark.parametrize(("num_users", "least", "most"), [(24, 0, 0.5), (18, 0.2, 10)])
+def test_speedup_counts_all_batches_but_the_first(tmp_path: Path, num_users: int, least: float, most: float) -> None:
+    class Slow(TrieDrafter):
+        def propose(self, beams: Beams, *others: Any) -> Proposal:
+            time.sleep(0.3 * (len(beams.nodes) == 12))
+            return super().propose(beams, *others)
+
+    requests = RecommendationData(EmbeddedCatalog(num_users, 140), batch_size=12)  # batches of 12 and 12, or 12 and 6
+    module = Recommender("recommend", NewModel("llama", TINY), Slow(), StrictTopK(), num_beams=5, metrics_at=[5])
+    (values,) = make_trainer(tmp_path, callbacks=[SpeedupMonitor(5)]).test(module, requests, verbose=False)
+    assert least < values["test/speedup"] < most
 
 
 def test_batches_below_one_are_refused() -> None:

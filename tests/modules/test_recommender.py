@@ -52,7 +52,10 @@ def test_metrics_are_those_of_generate_and_baselines_stand_beside(tmp_path: Path
         assert values[f"test/{name}"] == pytest.approx(float(torch.stack(expected).mean()), abs=1e-6)
     assert values["test/target_calls"] <= 2
     assert values["test/accepted_levels"] >= 1
-    assert values["test/acceptance_rate"] == 1
+    assert values["test/acceptance_rate"] == values["test/acceptance_rate_level_2"] == 1
+    assert 0 < values["test/catalog_coverage@10"] <= 1
+    assert values["test/mrr@10"] <= values["test/hit_rate@10"]
+    assert values["test/recall@10"] <= values["test/hit_rate@10"]
     assert values["test/draft_calls"] == 0
     assert values["test/speedup"] > 0
 
