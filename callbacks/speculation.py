@@ -56,26 +56,27 @@ class SpeculationMonitor(pl.Callback):
         self._decoder: SpeculativeDecoder | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot work."""
+        """Refuse what has no draft, and say where nothing can be measured."""
         if not isinstance(pl_module, Alignment):
             raise TypeError(f"SpeculationMonitor needs an Alignment, not {type(pl_module).__name__}")
-        if getattr(trainer.strategy, "zero_stage_3", False):
-            raise ValueError(
-                "SpeculationMonitor cannot decode under trainer.strategy with ZeRO stage 3: each process makes its own "
-                "number of forward passes, and all of them must gather the shards of each pass, so they would wait for "
-                "ever. Leave it out of trainer.callbacks, or choose ddp or deepspeed_stage_2"
+        self._silent = getattr(trainer.strategy, "zero_stage_3", False)
+        if self._silent:
+            log.warning(
+                "SpeculationMonitor logs nothing: trainer.strategy has ZeRO stage 3, where all processes must make the "
+                "same number of forward passes, and decoding does not. Choose ddp or deepspeed_stage_2 to see target "
+                "calls"
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
         """Log the draft that training starts from."""
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 and not self._silent:
             values = {name: float(value) for name, value in self._measure(trainer, pl_module).items()}
             for logger in trainer.loggers:  # Lightning logs no values of this hook
                 logger.log_metrics(values, step=0)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
         """Log the draft as it is now."""
-        if not trainer.sanity_checking:
+        if not (trainer.sanity_checking or self._silent):
             # all processes have the same values; without sync_dist Lightning warns
             pl_module.log_dict(self._measure(trainer, pl_module), sync_dist=True)
 
