@@ -52,9 +52,8 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     import deepspeed
 
     whole: dict[int, Tensor] = {}
-    for value in state.values():
-        if id(value) not in whole:
-            with deepspeed.zero.GatheredParameters([value]):
-                if torch.distributed.get_rank() == 0:
-                    whole[id(value)] = value.detach().cpu().clone()
+    for key, value in {id(value): value for value in state.values()}.items():  # a tied weight once, on every rank
+        with deepspeed.zero.GatheredParameters([value]):
+            if torch.distributed.get_rank() == 0:
+                whole[key] = value.detach().cpu().clone()
     return {name: whole[id(value)] for name, value in state.items() if id(value) in whole}

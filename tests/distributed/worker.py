@@ -5,6 +5,7 @@ to ``<folder>/<strategy>/<rank>.pt`` and their output to ``<rank>.log``. The tes
 :func:`align` itself, for the single process to compare with.
 """
 
+import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -176,6 +177,7 @@ def process(strategy: str, folder: Path, rank: int, port: int) -> None:
     log = os.open(folder / strategy / f"{rank}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    faulthandler.dump_traceback_later(600)  # says where processes wait for each other for ever
     torch.save(work(strategy, folder), folder / strategy / f"{rank}.pt")
 
 
@@ -193,7 +195,7 @@ def launch(strategy: str, folder: Path) -> None:
         multiprocessing.connection.wait([one.sentinel for one in processes if one.is_alive()])
         if any(one.exitcode for one in processes):
             for one in processes:
-                one.terminate()
+                one.kill()  # not terminate: Lightning catches that signal, and a process that waits is deaf
     if any(one.exitcode for one in processes):
         sys.exit(f"a process of {strategy} failed")
 
