@@ -78,6 +78,8 @@ class AtSpeedCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Put the run folder and the default logger in place."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        if self.subcommand == "predict":
+            config.return_predictions = False  # PredictionWriter writes them; memory would fill
         run_dir = config.trainer.default_root_dir = config.trainer.default_root_dir or DEFAULT_RUN_DIR
         if config.trainer.logger in (None, True):
             config.trainer.logger = Namespace(

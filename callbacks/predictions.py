@@ -1,39 +1,104 @@
 """Predictions to disk."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+import logging
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import BasePredictionWriter
+import pyarrow as pa
+from pyarrow.parquet import ParquetWriter
 
-from atspeed.modules import StageModule
+from atspeed.data import RequestBatch
+from atspeed.modules import Recommender
+from callbacks.prediction_parts import PredictionParts, Record
+
+log = logging.getLogger(__name__)
+
+ANSWER = pa.struct({"items": pa.list_(pa.string()), "sid": pa.list_(pa.string()), "score": pa.float64()})
+SCHEMA = pa.schema({"user": pa.string(), "recommended": pa.list_(ANSWER), "target_calls": pa.int64()})
+ROW_GROUP = 4096
 
 
-class PredictionWriter(BasePredictionWriter):
-    """Writes ``<run folder>/<stage>/predictions-<rank>.jsonl``, one JSON line a request, batch by batch."""
+class PredictionWriter(pl.Callback):
+    """Writes ``<run folder>/<stage>/predictions.jsonl`` (or ``.parquet``), one record a request in input order.
 
-    def __init__(self) -> None:
-        super().__init__(write_interval="batch")
+    A record has ``user``, ``recommended`` (best first; ``items``, all that share the semantic ID; ``sid``, its codes;
+    ``score``, its log-probability) and ``target_calls``. While a run is going on, each process writes the batches that
+    it has finished to ``predictions.parts``; the file appears when all requests are answered, and the folder goes. The
+    same command after an interrupted run goes on with the requests that are not answered, with any number of processes;
+    after a finished run it starts anew, and replaces the file at its end. Processes must see the same folder.
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start an empty file."""
-        if not isinstance(pl_module, StageModule):
-            raise TypeError(f"PredictionWriter needs a StageModule, not {type(pl_module).__name__}")
-        self._file = pl_module.run_dir / pl_module.stage / f"predictions-{trainer.global_rank}.jsonl"
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text("")
+    Args:
+        format: ``jsonl`` (JSON lines) or ``parquet``.
+    """
 
-    def write_on_batch_end(
+    def __init__(self, format: Literal["jsonl", "parquet"] = "jsonl") -> None:  # noqa: A002  (its name in a config)
+        self.format = format
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find what an interrupted run has answered, and leave it out."""
+        if stage != "predict":
+            return
+        if not isinstance(pl_module, Recommender):
+            raise TypeError(f"PredictionWriter needs a Recommender, not {type(pl_module).__name__}")
+        self._parts = PredictionParts(pl_module.run_dir / pl_module.stage / "predictions.parts")
+        rows = None
+        if trainer.is_global_zero:
+            self._parts.prepare(pl_module.answer_settings())
+            answered = self._parts.answered()
+            requests = len(pl_module.data.predict_histories.users)
+            rows = [row for row in range(requests) if row not in answered]
+            if answered:
+                log.info("going on: %d of %d requests are answered already", len(answered), requests)
+        pl_module.data.predict_rows = trainer.strategy.broadcast(rows)
+
+    def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
+        outputs: Any,
+        batch: RequestBatch,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Append a batch."""
-        with self._file.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in prediction)
+        """Write a batch."""
+        self._parts.append(trainer.global_rank, batch.rows.tolist(), outputs)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Recommender, stage: str) -> None:  # type: ignore[override]
+        """Put the parts together (here, because a process without a request gets no other hook of a prediction)."""
+        if stage != "predict":
+            return
+        trainer.strategy.barrier("predictions")
+        if not trainer.is_global_zero:
+            return
+        answered, requests = len(self._parts.answered()), len(pl_module.data.predict_histories.users)
+        if answered < requests:
+            log.warning(
+                "%d of %d requests are answered; the same command goes on from %s",
+                answered,
+                requests,
+                self._parts.folder,
+            )
+            return
+        file = self._parts.folder.with_name(f"predictions.{self.format}")
+        partial = file.with_name(file.name + ".partial")
+        write = {"jsonl": _write_json_lines, "parquet": _write_parquet}[self.format]
+        write(partial, self._parts.records())
+        os.replace(partial, file)
+        self._parts.remove()
+        log.info("wrote %d recommendations to %s", requests, file)
+
+
+def _write_json_lines(file: Path, records: Iterator[Record]) -> None:
+    with file.open("w") as lines:
+        lines.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def _write_parquet(file: Path, records: Iterator[Record]) -> None:
+    with ParquetWriter(file, SCHEMA) as writer:
+        while rows := list(islice(records, ROW_GROUP)):
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))

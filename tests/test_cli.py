@@ -88,7 +88,7 @@ def test_test_prints_recall_beside_the_baselines(run_dir: Path) -> None:
     for name in names:
         assert f"test/{name}" in output
     run("predict", *settings, *SMALL_DATA)
-    assert len((run_dir / "recommend" / "predictions-0.jsonl").read_text().splitlines()) == 40
+    assert len((run_dir / "recommend" / "predictions.jsonl").read_text().splitlines()) == 40
 
 
 @pytest.mark.e2e

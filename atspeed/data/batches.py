@@ -5,7 +5,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, DistributedSampler, Sampler
 
 from atspeed.data.prompts import IGNORED, CompactPrompt
 from atspeed.data.vocabulary import PAD
@@ -98,6 +98,31 @@ class BatchedDataset(Dataset, Generic[BatchType]):
 
     def __getitem__(self, positions: list[int]) -> BatchType:
         return self.collate([self.examples[position] for position in positions])
+
+
+class BatchesInTurn(DistributedSampler):
+    """Batches in order, dealt out to the processes in turn: each batch goes to one process only.
+
+    A Trainer leaves this sampler alone, because it is a ``DistributedSampler``; the one that it would put in its place
+    repeats examples until all processes have the same number.
+
+    Args:
+        positions: the examples, in order.
+        batch_size: examples of a batch.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, positions: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(positions, world_size, rank, shuffle=False)  # type: ignore[arg-type]
+        starts = range(rank * batch_size, len(positions), world_size * batch_size)
+        self.batches = [list(positions[start : start + batch_size]) for start in starts]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 class LengthBucketSampler(Sampler[list[int]]):

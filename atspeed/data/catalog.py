@@ -67,6 +67,9 @@ class ItemCatalog:
         """Number of codes in a semantic ID, ``L``."""
         return self.tokens.shape[1]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
     def index(self, name: str) -> int:
         """Return the index of the item called ``name``; raise ``ValueError`` if the catalog does not have it."""
         if name not in self._index:

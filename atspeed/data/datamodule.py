@@ -1,21 +1,27 @@
 """The LightningDataModule: splits, examples and loaders."""
 
+import hashlib
+import json
 import logging
-from functools import partial
-from typing import Literal, cast
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from atspeed.checks import require_at_least
 from atspeed.data.batches import (
     BatchedDataset,
+    BatchesInTurn,
     LengthBucketSampler,
     RequestExample,
     SequenceExample,
     collate_requests,
     collate_sequences,
 )
+from atspeed.data.histories import Histories, read_histories
 from atspeed.data.interactions import Interactions, InteractionSource
 from atspeed.data.prompts import CompactPrompt
 
@@ -38,6 +44,13 @@ class RecommendationData(pl.LightningDataModule):
         batch_size: requests of a test or predict batch.
         num_test_users: test on so many users only, evenly spread over the file; all if not given.
         seed: seed of the training order and, with it, of dropout.
+        histories: predict for the histories of this file, JSON lines ``{"user": …, "history": [item, …]}`` with items
+            as the data names them; by default for all users of the data.
+        skip_unknown_items: leave items that the catalog does not have out of these histories, and log how many.
+
+    Attributes:
+        predict_rows: places of the requests that ``predict_dataloader`` gives; None: all. ``PredictionWriter`` leaves
+            out those that an interrupted run has answered.
     """
 
     def __init__(
@@ -49,6 +62,8 @@ class RecommendationData(pl.LightningDataModule):
         batch_size: int = 16,
         num_test_users: int | None = None,
         seed: int = 0,
+        histories: Path | None = None,
+        skip_unknown_items: bool = False,
     ) -> None:
         super().__init__()
         require_at_least(1, data__max_history=max_history, data__max_tokens=max_tokens)
@@ -60,6 +75,9 @@ class RecommendationData(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_test_users = num_test_users
         self.seed = seed
+        self.histories = histories
+        self.skip_unknown_items = skip_unknown_items
+        self.predict_rows: Sequence[int] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Load the data set (once)."""
@@ -94,9 +112,22 @@ class RecommendationData(pl.LightningDataModule):
         """What is known of a user before the test items: training and validation items."""
         return [*self.interactions.train[user], *self.interactions.valid[user]]
 
-    def predict_history(self, user: int) -> list[int]:
-        """All that is known of a user."""
-        return [*self.test_history(user), *self.interactions.test[user]]
+    @cached_property
+    def predict_histories(self) -> Histories:
+        """Who gets predictions, and all that is known of them."""
+        if self.histories is not None:
+            return read_histories(Path(self.histories), self.catalog, self.skip_unknown_items)
+        users = self.interactions.users
+        return Histories(users, [[*self.test_history(row), *self.interactions.test[row]] for row in range(len(users))])
+
+    def predict_fingerprint(self) -> str:
+        """Return a hash of all that predictions take from the data."""
+        digest = hashlib.sha256(json.dumps(self.max_history).encode())
+        for item, name in enumerate(self.catalog.names):
+            digest.update(json.dumps([name, self.catalog.sid(item)]).encode())
+        for request in zip(self.predict_histories.users, self.predict_histories.items, strict=True):
+            digest.update(json.dumps(request).encode())
+        return digest.hexdigest()
 
     def test_requests(self) -> list[RequestExample]:
         """The test users' histories (training and validation items) and distinct test items."""
@@ -139,13 +170,21 @@ class RecommendationData(pl.LightningDataModule):
         return self._request_loader(self.test_requests())
 
     def predict_dataloader(self) -> DataLoader:
-        """As for testing, with all users and their whole histories."""
-        users = range(len(self.interactions.users))
-        return self._request_loader([RequestExample(user, self.predict_history(user), [], user) for user in users])
+        """Loader of the requests of :attr:`predict_histories` (of ``predict_rows`` only, if set), in order."""
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # few requests are left of an interrupted run
+        histories = self.predict_histories.items
+        requests = [RequestExample(row, history, [], row) for row, history in enumerate(histories)]
+        return self._request_loader(requests, self.predict_rows)
 
-    def _request_loader(self, requests: list[RequestExample]) -> DataLoader:
-        dataset = cast(Dataset[RequestExample], requests)  # a list does all that a map-style data set must
-        return DataLoader(dataset, batch_size=self.batch_size, collate_fn=partial(collate_requests, prompt=self.prompt))
+    def _request_loader(self, requests: list[RequestExample], rows: Sequence[int] | None = None) -> DataLoader:
+        positions = range(len(requests)) if rows is None else rows
+        trainer = self.trainer
+        process = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return DataLoader(
+            BatchedDataset(requests, partial(collate_requests, prompt=self.prompt)),
+            batch_size=None,
+            sampler=BatchesInTurn(positions, self.batch_size, *process),
+        )
 
     def _fit_loader(self, examples: list, train: bool) -> DataLoader:
         collate = collate_sequences if self.examples == "sequences" else collate_requests

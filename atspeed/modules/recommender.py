@@ -1,5 +1,6 @@
 """The inference module: top-K items by speculative beam decoding, tested and predicted."""
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ class Recommender(StageModule):
     of two baselines without a model, and what speculation cost: target and draft calls a request, accepted levels a
     target call, and the acceptance rate (accepted levels over drafted levels).
 
+    ``predict`` answers the requests of ``RecommendationData.predict_histories``; ``PredictionWriter`` writes them down.
+
     Args:
         stage: where in the run folder logs and predictions go.
         target: the model whose answer counts.
@@ -40,7 +43,7 @@ class Recommender(StageModule):
         normalize: how scores are normalised: ``vocabulary``, as ``transformers.generate`` does, or ``allowed``.
         exclude_seen: leave out the items of a user's history: those that come before the test items in ``test``, all
             that are known in ``predict``.
-        seed: of a verifier that samples.
+        seed: of a verifier that samples; in ``predict`` the draws depend on it and on the batch only.
     """
 
     def __init__(
@@ -117,9 +120,9 @@ class Recommender(StageModule):
         if not self.exclude_seen:
             return None
         unseen = torch.ones(len(batch.users), self.data.catalog.num_items, dtype=torch.bool)
-        history = self.data.predict_history if self.trainer.predicting else self.data.test_history
         for row, user in enumerate(batch.users.tolist()):
-            unseen[row, history(user)] = False
+            seen = self.data.predict_histories.items[user] if self.trainer.predicting else self.data.test_history(user)
+            unseen[row, seen] = False
         return ItemFilter(unseen.to(self.device))
 
     def recommend(self, batch: RequestBatch, decoder: SpeculativeDecoder, item_filter: ItemFilter | None) -> Decoded:
@@ -161,8 +164,24 @@ class Recommender(StageModule):
         self.popularity_recall.update(self.popular.expand(len(followers), -1).to(self.device), batch.truth)
         self.transitions_recall.update(torch.stack(followers).to(self.device), batch.truth)
 
+    def answer_settings(self) -> dict[str, str]:
+        """Return all that a prediction depends on, by the name of the setting; models and data as hashes."""
+        settings = {
+            "model.drafter": _described(self.drafter),
+            "model.verifier": _described(self.verifier),
+            "model.target": self.target_source.fingerprint(self.run_dir),
+            "trainer.precision": str(self.trainer.precision),
+            "data": self.data.predict_fingerprint(),
+        }
+        if self.draft_source and self.drafter.needs_draft:
+            settings["model.draft"] = self.draft_source.fingerprint(self.run_dir)
+        for name in ("num_beams", "normalize", "exclude_seen", "seed"):
+            settings[f"model.{name}"] = str(getattr(self, name))
+        return settings
+
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Return one record a request: user, and per semantic ID its items (as the data names them) and score."""
+        self._generator.manual_seed(self.seed * 1_000_003 + int(batch.rows[0]))  # the same in any process, and resumed
         item_filter = self.item_filter(batch)
         decoded = self.recommend(batch, self.main_decoder, item_filter)
         return [
@@ -187,4 +206,10 @@ class Recommender(StageModule):
             items = self.trie.concatenated_items(leaf.view(1, 1), catalog.num_items, wanted)[0].tolist()
             names = [catalog.names[item] for item in items]
             answers.append({"items": names, "sid": list(catalog.sid(items[0])), "score": score})
-        return {"user": self.data.interactions.users[user], "recommended": answers, "target_calls": target_calls}
+        return {"user": self.data.predict_histories.users[user], "recommended": answers, "target_calls": target_calls}
+
+
+def _described(part: Drafter | Verifier) -> str:
+    """Class and constructor arguments (attributes of the same names) in words."""
+    names = [name for name in inspect.signature(type(part)).parameters if hasattr(part, name)]
+    return f"{type(part).__name__}({', '.join(f'{name}={getattr(part, name)}' for name in names)})"

@@ -37,9 +37,9 @@ def test_a_trial_run_exports_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("callback", [SpeedupMonitor(), PredictionWriter()])
 def test_callbacks_name_the_module_they_need(tmp_path: Path, callback: pl.Callback) -> None:
     trainer = make_trainer(tmp_path)
-    hook = "on_test_start" if isinstance(callback, SpeedupMonitor) else "on_predict_start"
+    hook, stage = ("on_test_start", ()) if isinstance(callback, SpeedupMonitor) else ("setup", ("predict",))
     with pytest.raises(TypeError, match=f"{type(callback).__name__} needs a .*, not LightningModule"):
-        getattr(callback, hook)(trainer, pl.LightningModule())
+        getattr(callback, hook)(trainer, pl.LightningModule(), *stage)
 
 
 def test_batches_below_one_are_refused() -> None:

@@ -62,7 +62,7 @@ def test_predictions_name_users_items_and_semantic_ids_in_order(tmp_path: Path) 
     trainer = make_trainer(tmp_path, callbacks=[PredictionWriter()])
     for _ in range(2):  # a second run replaces the first
         trainer.predict(module, requests, return_predictions=False)
-    lines = (tmp_path / "recommend" / "predictions-0.jsonl").read_text().splitlines()
+    lines = (tmp_path / "recommend" / "predictions.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["user"] for record in records] == requests.interactions.users
     catalog = requests.catalog
@@ -91,12 +91,10 @@ def test_seen_items_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for exclude_seen in (False, True):
         module = recommender(exclude_seen=exclude_seen, num_beams=40)
         make_trainer(tmp_path, callbacks=[PredictionWriter()]).predict(module, data(), return_predictions=False)
-        records = [
-            json.loads(line) for line in (tmp_path / "recommend" / "predictions-0.jsonl").read_text().splitlines()
-        ]
+        records = [json.loads(line) for line in (tmp_path / "recommend" / "predictions.jsonl").read_text().splitlines()]
         requests.setup()
         for user, record in enumerate(records):
-            seen = {catalog.names[item] for item in requests.predict_history(user)}
+            seen = {catalog.names[item] for item in requests.predict_histories.items[user]}
             shown = {item for answer in record["recommended"] for item in answer["items"]}
             if exclude_seen:
                 assert all(answer["items"] for answer in record["recommended"])
@@ -129,7 +127,7 @@ def test_a_user_who_has_seen_everything_gets_an_empty_list(tmp_path: Path) -> No
     requests.interactions.train[3] = list(range(requests.catalog.num_items))
     trainer = make_trainer(tmp_path, callbacks=[PredictionWriter()])
     trainer.predict(recommender(exclude_seen=True), requests, return_predictions=False)
-    records = [json.loads(line) for line in (tmp_path / "recommend" / "predictions-0.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (tmp_path / "recommend" / "predictions.jsonl").read_text().splitlines()]
     assert [len(record["recommended"]) for record in records] == [10, 10, 10, 0, *[10] * (len(records) - 4)]
 
 
