@@ -1,6 +1,8 @@
 """``python -m atspeed``."""
 
 from atspeed.cli import main
+from atspeed.errors import explained_errors
 
 if __name__ == "__main__":
-    main()
+    with explained_errors():
+        main()

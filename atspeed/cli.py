@@ -10,18 +10,25 @@ from typing import Any
 
 import lightning.pytorch as pl
 import transformers
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
 import callbacks  # noqa: F401  (imported, so that configs may name its classes without their package)
 from atspeed.benchmark import AlignmentBenchmark, Benchmark, CatalogBenchmark
 from atspeed.data import RecommendationData
+from atspeed.errors import Parser, TrainerParser, fail, suggestion
 from atspeed.modules import Alignment, StageModule, TargetCaching
 from atspeed.provenance import provenance
 from atspeed.quickstart import quickstart
 
 log = logging.getLogger(__name__)
 
+TRAINER_RUNS = {
+    "fit": "Train the model that the config describes: fine-tune a target or a draft, or align a draft.",
+    "validate": "Compute the validation losses of a model.",
+    "test": "Measure ranking metrics, target calls and speed on the test users.",
+    "predict": "Write the recommendations of all users, or of a file of histories (--data.histories).",
+}
 DEFAULT_RUN_DIR = "runs/default"
 IRRELEVANT_WARNINGS = (
     "LightningCLI's args parameter",  # quickstart runs command lines
@@ -55,7 +62,9 @@ class AtSpeedCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str], run: bool = True) -> None:
-        settings = {name: dict(PARSER_SETTINGS) for name in self.subcommands()} if run else PARSER_SETTINGS
+        settings = PARSER_SETTINGS
+        if run:  # a dict for each subcommand, because LightningCLI writes into them
+            settings = {name: {"description": text, **PARSER_SETTINGS} for name, text in TRAINER_RUNS.items()}
         super().__init__(
             model_class=StageModule,
             subclass_mode_model=True,
@@ -66,10 +75,11 @@ class AtSpeedCLI(LightningCLI):
                 "prog": "python -m atspeed",
                 "description": "Fine-tuning, alignment and inference are Trainer runs (LightningCLI); "
                 f"further commands: {', '.join(COMMANDS)} (see their --help).",
-                **settings,  # a dict for each subcommand, because LightningCLI writes into them
+                **settings,
             },
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=TrainerParser,
             load_from_checkpoint_support=False,
             args=args,
             run=run,
@@ -99,7 +109,7 @@ def run_alignment_benchmark(args: list[str]) -> None:
 
 
 def _run_on_data(command: str, benchmark: type, description: str | None, args: list[str]) -> None:
-    parser = ArgumentParser(prog=f"python -m atspeed {command}", description=description, **PARSER_SETTINGS)
+    parser = Parser(prog=f"python -m atspeed {command}", description=description, **PARSER_SETTINGS)
     parser.add_argument("--config", action="config", help=f"a YAML file, such as configs/{command}.yaml")
     parser.add_class_arguments(benchmark, None)
     parser.add_class_arguments(RecommendationData, "data")
@@ -112,7 +122,7 @@ def _run_on_data(command: str, benchmark: type, description: str | None, args: l
 def run_catalog_benchmark(args: list[str]) -> None:
     """Measure what a catalog costs as it grows: build, memory, filters, and a request beside the model."""
     command = "python -m atspeed benchmark-catalogs"
-    parser = ArgumentParser(prog=command, description=run_catalog_benchmark.__doc__, **PARSER_SETTINGS)
+    parser = Parser(prog=command, description=run_catalog_benchmark.__doc__, **PARSER_SETTINGS)
     parser.add_class_arguments(CatalogBenchmark, None)
     CatalogBenchmark(**parser.instantiate_classes(parser.parse_args(args)).as_dict()).run()
 
@@ -165,7 +175,11 @@ def main(args: list[str] | None = None) -> None:
     """Run a command."""
     args = sys.argv[1:] if args is None else args
     quiet()
-    if args and args[0] in COMMANDS:
-        COMMANDS[args[0]](args[1:])
-    else:
+    command = args[0] if args else ""
+    if command in COMMANDS:
+        COMMANDS[command](args[1:])
+    elif command in TRAINER_RUNS or command.startswith("-"):
         AtSpeedCLI(args)
+    else:
+        known = [*TRAINER_RUNS, *COMMANDS]
+        fail(f"there is no command {command!r}{suggestion(command, known)} ({', '.join(known)})", "python -m atspeed")
