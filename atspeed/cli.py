@@ -1,5 +1,6 @@
 """The command line: LightningCLI for fit, validate, test and predict, and the commands that are not Trainer runs."""
 
+import inspect
 import json
 import logging
 import sys
@@ -23,6 +24,7 @@ from atspeed.quickstart import quickstart
 
 log = logging.getLogger(__name__)
 
+PROGRAM = "python -m atspeed"
 TRAINER_RUNS = {
     "fit": "Train the model that the config describes: fine-tune a target or a draft, or align a draft.",
     "validate": "Compute the validation losses of a model.",
@@ -40,6 +42,10 @@ IRRELEVANT_WARNINGS = (
     ".*within local rank has zero length",  # or not for every process
 )
 PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
+
+
+def _usage(command: str) -> str:
+    return f"{PROGRAM} {command} --config configs/….yaml [options]"
 
 
 class RunRecord(SaveConfigCallback):
@@ -64,7 +70,10 @@ class AtSpeedCLI(LightningCLI):
     def __init__(self, args: list[str], run: bool = True) -> None:
         settings = PARSER_SETTINGS
         if run:  # a dict for each subcommand, because LightningCLI writes into them
-            settings = {name: {"description": text, **PARSER_SETTINGS} for name, text in TRAINER_RUNS.items()}
+            settings = {
+                name: {"description": text, "usage": _usage(name), **PARSER_SETTINGS}
+                for name, text in TRAINER_RUNS.items()
+            }
         super().__init__(
             model_class=StageModule,
             subclass_mode_model=True,
@@ -72,9 +81,7 @@ class AtSpeedCLI(LightningCLI):
             save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
-                "prog": "python -m atspeed",
-                "description": "Fine-tuning, alignment and inference are Trainer runs (LightningCLI); "
-                f"further commands: {', '.join(COMMANDS)} (see their --help).",
+                "prog": PROGRAM,
                 **settings,
             },
             seed_everything_default=0,
@@ -109,7 +116,7 @@ def run_alignment_benchmark(args: list[str]) -> None:
 
 
 def _run_on_data(command: str, benchmark: type, description: str | None, args: list[str]) -> None:
-    parser = Parser(prog=f"python -m atspeed {command}", description=description, **PARSER_SETTINGS)
+    parser = Parser(prog=f"{PROGRAM} {command}", usage=_usage(command), description=description, **PARSER_SETTINGS)
     parser.add_argument("--config", action="config", help=f"a YAML file, such as configs/{command}.yaml")
     parser.add_class_arguments(benchmark, None)
     parser.add_class_arguments(RecommendationData, "data")
@@ -175,11 +182,16 @@ def main(args: list[str] | None = None) -> None:
     """Run a command."""
     args = sys.argv[1:] if args is None else args
     quiet()
-    command = args[0] if args else ""
-    if command in COMMANDS:
+    command = args[0] if args else "--help"
+    known = {**TRAINER_RUNS, **{name: inspect.getdoc(function) or "" for name, function in COMMANDS.items()}}
+    if command in ("-h", "--help"):
+        print(f"usage: {PROGRAM} COMMAND [options]\n")
+        for name, text in known.items():
+            print(f"  {name:20} {text.splitlines()[0]}")
+        print(f"\n{PROGRAM} COMMAND --help shows the options of a command; README.md says where to start.")
+    elif command in COMMANDS:
         COMMANDS[command](args[1:])
-    elif command in TRAINER_RUNS or command.startswith("-"):
+    elif command in TRAINER_RUNS or command.startswith("-"):  # -c CONFIG fit
         AtSpeedCLI(args)
     else:
-        known = [*TRAINER_RUNS, *COMMANDS]
-        fail(f"there is no command {command!r}{suggestion(command, known)} ({', '.join(known)})", "python -m atspeed")
+        fail(f"there is no command {command!r}{suggestion(command, known)}", PROGRAM)
