@@ -20,6 +20,7 @@ from atspeed.quickstart import configs_folder
 from callbacks import PredictionWriter
 from callbacks.prediction_parts import PredictionParts
 from tests.modules.tiny import TINY, make_trainer
+from tests.test_configs import ParseOnly
 
 NUM_USERS = 300
 SOURCE = {"num_users": NUM_USERS, "num_items": 140}
@@ -81,7 +82,7 @@ def kill_half_way(run_dir: Path, processes: int) -> None:
     """Start a prediction and kill all its processes after a quarter of the requests."""
     with subprocess.Popen(command(run_dir, processes), stderr=subprocess.DEVNULL, start_new_session=True) as process:
         parts = parts_of(run_dir)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while len(parts.answered()) < NUM_USERS // 4 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
@@ -179,6 +180,13 @@ def test_parquet_has_what_json_lines_have(run_dir: Path, monkeypatch: pytest.Mon
     predict(run_dir, file_format="parquet")
     table = pq.read_table(run_dir / "recommend" / "predictions.parquet")
     assert table.to_pylist() == expected
+
+
+def test_the_format_is_chosen_on_the_command_line(tmp_path: Path) -> None:
+    settings = ["--trainer.default_root_dir", str(tmp_path), "--trainer.callbacks.format", "parquet"]
+    cli = ParseOnly(["predict", "--config", str(configs_folder() / "recommend.yaml"), *settings])
+    (writer,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
+    assert writer.format == "parquet"
 
 
 def test_histories_of_a_file_are_answered_in_its_order(run_dir: Path) -> None:
