@@ -51,13 +51,12 @@ def _usage(command: str) -> str:
 class RunRecord(SaveConfigCallback):
     """Writes ``config.yaml`` (resolved) and ``run.json`` (command line, commit, versions) to the stage's folder."""
 
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def save_config(self, trainer: pl.Trainer, pl_module: StageModule, stage: str) -> None:  # type: ignore[override]
         """Write ``run.json``; the base class writes the config."""
-        if trainer.log_dir is not None:
-            folder = Path(trainer.log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            record = provenance(trainer.strategy.root_device)
-            (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        folder = pl_module.run_dir / pl_module.stage  # not trainer.log_dir, a broadcast: only rank zero is here
+        folder.mkdir(parents=True, exist_ok=True)
+        record = provenance(trainer.strategy.root_device)
+        (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 class AtSpeedCLI(LightningCLI):
