@@ -6,7 +6,6 @@ import logging
 import sys
 import warnings
 from inspect import getdoc
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
