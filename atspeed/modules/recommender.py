@@ -1,6 +1,5 @@
 """The inference module: top-K items by speculative beam decoding, tested and predicted."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,7 +82,6 @@ class Recommender(StageModule):
         )
         self.baseline_k = max(metrics_at)
         self.popularity_recall, self.transitions_recall = RecallAtK(self.baseline_k), RecallAtK(self.baseline_k)
-        self.decode_seconds = 0.0
 
     def configure_model(self) -> None:
         """Build the models and the trie (here and not earlier: the data module knows the catalog)."""
@@ -126,18 +124,14 @@ class Recommender(StageModule):
             unseen[row, history(user)] = False
         return ItemFilter(unseen.to(self.device))
 
-    def recommend(self, batch: RequestBatch, decoder: SpeculativeDecoder, item_filter: ItemFilter | None) -> Decoded:
-        """Decode a batch, and keep the wall time in :attr:`decode_seconds`."""
-        start = time.perf_counter()
-        decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams, item_filter, self._generator)
-        decoded.scores.cpu()  # waits for the device
-        self.decode_seconds = time.perf_counter() - start
-        return decoded
+    def recommend(self, batch: RequestBatch, item_filter: ItemFilter | None) -> Decoded:
+        """Decode a batch."""
+        return self.main_decoder(batch.prompts, batch.prompt_mask, self.num_beams, item_filter, self._generator)
 
     def test_step(self, batch: RequestBatch, batch_idx: int) -> None:
         """Decode a batch and update the metrics."""
         item_filter = self.item_filter(batch)
-        decoded = self.recommend(batch, self.main_decoder, item_filter)
+        decoded = self.recommend(batch, item_filter)
         items = self.trie.concatenated_items(
             decoded.leaves, self.num_beams, item_filter.item_mask if item_filter else None
         )
@@ -168,7 +162,7 @@ class Recommender(StageModule):
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Return one record a request: user, and per semantic ID its items (as the data names them) and score."""
         item_filter = self.item_filter(batch)
-        decoded = self.recommend(batch, self.main_decoder, item_filter)
+        decoded = self.recommend(batch, item_filter)
         return [
             self._record(*request)
             for request in zip(
