@@ -1,23 +1,19 @@
 """The command line: LightningCLI for fit, validate, test and predict, and the commands that are not Trainer runs."""
 
-import json
 import logging
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import transformers
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningCLI
 
-import callbacks  # noqa: F401  (imported, so that configs may name its classes without their package)
 from atspeed.benchmark import AlignmentBenchmark, Benchmark, CatalogBenchmark
 from atspeed.data import RecommendationData
 from atspeed.modules import Alignment, StageModule, TargetCaching
-from atspeed.provenance import provenance
 from atspeed.quickstart import quickstart
+from callbacks import RunProvenance  # and the others by it, so that configs may name them without their package
 
 DEFAULT_RUN_DIR = "runs/default"
 IRRELEVANT_WARNINGS = (
@@ -27,18 +23,6 @@ IRRELEVANT_WARNINGS = (
     ".*in eval mode at the start of training",  # the frozen target
 )
 PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
-
-
-class RunRecord(SaveConfigCallback):
-    """Writes ``config.yaml`` (resolved) and ``run.json`` (command line, commit, versions) to the stage's folder."""
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write ``run.json``; the base class writes the config."""
-        if trainer.log_dir is not None:
-            folder = Path(trainer.log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            record = provenance(trainer.strategy.root_device)
-            (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 class AtSpeedCLI(LightningCLI):
@@ -54,7 +38,7 @@ class AtSpeedCLI(LightningCLI):
             model_class=StageModule,
             subclass_mode_model=True,
             datamodule_class=RecommendationData,
-            save_config_callback=RunRecord,
+            save_config_callback=RunProvenance,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "python -m atspeed",

@@ -11,6 +11,17 @@ from atspeed.data.prompts import IGNORED, CompactPrompt
 from atspeed.data.vocabulary import PAD
 
 BatchType = TypeVar("BatchType", covariant=True)
+ValueType = TypeVar("ValueType")
+
+
+def evenly_spread(values: Sequence[ValueType], count: int) -> list[ValueType]:
+    """Return ``count`` of the values, evenly spread and in their order; all if there are not more.
+
+    >>> evenly_spread("abcdef", 3)
+    ['a', 'c', 'e']
+    """
+    count = min(count, len(values))
+    return [values[place * len(values) // count] for place in range(count)]
 
 
 class SequenceBatch(NamedTuple):

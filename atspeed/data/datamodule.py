@@ -15,6 +15,7 @@ from atspeed.data.batches import (
     SequenceExample,
     collate_requests,
     collate_sequences,
+    evenly_spread,
 )
 from atspeed.data.interactions import Interactions, InteractionSource
 from atspeed.data.prompts import CompactPrompt
@@ -104,8 +105,7 @@ class RecommendationData(pl.LightningDataModule):
         users = [user for user, truth in enumerate(data.test) if truth]
         if not users:
             raise ValueError("no user has a test item")
-        count = min(self.num_test_users or len(users), len(users))
-        chosen = [users[place * len(users) // count] for place in range(count)]
+        chosen = evenly_spread(users, self.num_test_users or len(users))
         return [
             RequestExample(user, self.test_history(user), list(dict.fromkeys(data.test[user])), row)
             for row, user in enumerate(chosen)

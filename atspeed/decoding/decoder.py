@@ -28,22 +28,34 @@ class Decoded:
         scores: their log-probabilities, ``[B, K]``, float32; minus infinity at padding.
         target_calls: target forward passes a request, ``[B]``.
         draft_calls: draft forward passes a request, ``[B]``.
-        accepted_levels: levels that came without a target call of their own, ``[B]``.
-        drafted_levels: levels that were proposed, ``[B]``.
+        accepted: how many times each level came without a target call of its own, ``[B, L - 1]``, int64: column
+            ``l`` is level ``l``, 0 for the first code. The last level needs no draft and has no column.
+        drafted: how many times each level was proposed or came of what earlier rounds had proposed, ``[B, L - 1]``.
     """
 
     leaves: Tensor
     scores: Tensor
     target_calls: Tensor
     draft_calls: Tensor
-    accepted_levels: Tensor
-    drafted_levels: Tensor
+    accepted: Tensor
+    drafted: Tensor
+
+    @property
+    def accepted_levels(self) -> Tensor:
+        """Levels that came without a target call of their own, ``[B]``."""
+        return self.accepted.sum(1)
+
+    @property
+    def drafted_levels(self) -> Tensor:
+        """Levels that were proposed, ``[B]``."""
+        return self.drafted.sum(1)
 
     @classmethod
-    def empty(cls, batch_size: int, num_beams: int, device: torch.device) -> "Decoded":
+    def empty(cls, batch_size: int, num_beams: int, num_levels: int, device: torch.device) -> "Decoded":
         """Return answers without any content."""
         leaves = torch.full((batch_size, num_beams), ROOT, device=device)
-        counts = [torch.zeros(batch_size, dtype=torch.long, device=device) for _ in range(4)]
+        shapes = [(batch_size,)] * 2 + [(batch_size, num_levels - 1)] * 2
+        counts = [torch.zeros(shape, dtype=torch.long, device=device) for shape in shapes]
         return cls(leaves, torch.full(leaves.shape, -torch.inf, device=device), *counts)
 
 
@@ -80,27 +92,30 @@ def search(
         num_beams = trie.num_leaves
     batch_size, device = len(target.prompts), target.prompts.device
     select = verifier.selection(generator)
-    result = Decoded.empty(batch_size, num_beams, device)
+    result = Decoded.empty(batch_size, num_beams, trie.num_levels, device)
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
     beams = Beams.at_root(batch_size, num_beams, device)
-    drafted = torch.zeros_like(rows)
+    lengths = torch.arange(1, trie.num_levels, device=device)  # codes of the prefixes of each level, [L - 1]
     for _ in range(trie.num_levels):  # each round takes every request at least one level down
         proposal = drafter.propose(beams, target, draft, select)
         target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
-        if proposal.nodes.shape[1]:
-            drafted += (trie.depth(proposal.nodes).amax(1) - beams.depth).clamp(min=0)
+        below = lengths > beams.depth[:, None]  # [B, L - 1]
         beams = verifier.advance(beams, target, draft, proposal, generator)
+        accepted = drafted = below & (lengths < beams.depth[:, None])  # the call is good for a level without any draft
+        if proposal.nodes.shape[1]:
+            drafted = accepted | below & (lengths <= trie.depth(proposal.nodes).amax(1, keepdim=True))
+        result.accepted[rows] += accepted
+        result.drafted[rows] += drafted
         active = beams.is_open.nonzero()[:, 0]
         if len(active) < len(rows):
             result.leaves[rows], result.scores[rows] = beams.leaves, beams.leaf_scores
-            result.target_calls[rows], result.drafted_levels[rows] = target.calls, drafted
-            result.accepted_levels[rows] = beams.depth - target.calls  # a call is good for a level without any draft
+            result.target_calls[rows] = target.calls
             if draft is not None:
                 result.draft_calls[rows] = draft.calls
         if len(active) == 0:
             return result
         if drop_finished and len(active) < len(rows):
-            rows, beams, drafted = rows[active], beams.keep(active), drafted[active]
+            rows, beams = rows[active], beams.keep(active)
             for scorer in (target, draft):
                 if scorer is not None:
                     scorer.keep(active)

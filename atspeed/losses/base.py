@@ -38,7 +38,8 @@ class AlignmentLoss(nn.Module, ABC):
     """How far the draft is from the target, over the prefixes of the sequences that were drawn.
 
     A subclass is named by ``class_path`` in a config; most derive from :class:`PrefixLoss`. The alignment module calls
-    the loss once a level and adds up the levels.
+    the loss once a level and adds up the levels. Losses that a loss holds as submodules and calls are its parts, which
+    the callback ``LossParts`` logs.
     """
 
     @abstractmethod

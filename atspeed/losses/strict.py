@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from atspeed.checks import require_at_least
-from atspeed.losses.base import Prefixes, PrefixLoss
+from atspeed.losses.base import AlignmentLoss, Prefixes, PrefixLoss
 
 
 def top_k_reverse_kl(draft_log_probs: Tensor, target_log_probs: Tensor, num_beams: int, rest: bool = True) -> Tensor:
@@ -82,7 +82,7 @@ class DensityRegularization(PrefixLoss):
         return top_k_density(prefixes.draft_log_probs, prefixes.target_log_probs, self.num_beams)
 
 
-class AtSpeedS(ReverseKL):
+class AtSpeedS(AlignmentLoss):
     """AtSpeed-S: reverse KL plus density over the draft's top-K (arXiv 2410.05165, section 3.1).
 
     Strict verification accepts a level when the target's K beams are all among the draft's, so the draft is to be
@@ -93,7 +93,11 @@ class AtSpeedS(ReverseKL):
         rest: see :class:`ReverseKL`.
     """
 
-    def divergence(self, prefixes: Prefixes) -> Tensor:
-        """Return the loss at each prefix; see :meth:`PrefixLoss.divergence`."""
-        density = top_k_density(prefixes.draft_log_probs, prefixes.target_log_probs, self.num_beams)
-        return super().divergence(prefixes) + density
+    def __init__(self, num_beams: int = 20, rest: bool = True) -> None:
+        super().__init__()
+        self.reverse_kl = ReverseKL(num_beams, rest)
+        self.density = DensityRegularization(num_beams)
+
+    def forward(self, prefixes: Prefixes) -> Tensor:
+        """Return the loss of each request; see :meth:`AlignmentLoss.forward`."""
+        return self.reverse_kl(prefixes) + self.density(prefixes)

@@ -1,5 +1,30 @@
-"""Metrics of ranking."""
+"""Metrics: of ranking, of the catalog's use, and of speculation."""
 
-from atspeed.metrics.ranking import NDCGAtK, RecallAtK, ndcg_at_k, recall_at_k
+from atspeed.metrics.diversity import CatalogCoverage, catalog_coverage
+from atspeed.metrics.ranking import (
+    HitRateAtK,
+    MRRAtK,
+    NDCGAtK,
+    RecallAtK,
+    hit_rate_at_k,
+    mrr_at_k,
+    ndcg_at_k,
+    recall_at_k,
+)
+from atspeed.metrics.speculation import AnswerOverlap, Speculation, answer_overlap
 
-__all__ = ["NDCGAtK", "RecallAtK", "ndcg_at_k", "recall_at_k"]
+__all__ = [
+    "AnswerOverlap",
+    "CatalogCoverage",
+    "HitRateAtK",
+    "MRRAtK",
+    "NDCGAtK",
+    "RecallAtK",
+    "Speculation",
+    "answer_overlap",
+    "catalog_coverage",
+    "hit_rate_at_k",
+    "mrr_at_k",
+    "ndcg_at_k",
+    "recall_at_k",
+]

@@ -1,84 +1,144 @@
-"""Ranking metrics over recommended item lists."""
+"""Ranking metrics over recommended item lists.
+
+Published numbers under one name differ in what they divide by and in what they call a hit; the arguments say which is
+meant. In all of them ``recommended`` is ``[B, ≥ K]``, int64, best first, and ``truth`` is ``[B, R]``, int64, in the
+order in which the items came; both are padded with -1. An item that stands twice in a row counts once, at its first
+place. A request without any true item has no value: NaN.
+"""
+
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from atspeed.checks import require_at_least
+from atspeed.metrics.mean import MeanOverRequests
+
+Denominator = Literal["truth", "reachable"]
+Targets = Literal["any", "next"]
+
+
+def _distinct(items: Tensor) -> Tensor:
+    """Return where an item stands for the first time in its row, ``[B, n]``, bool; False at padding."""
+    seen_before = (items[:, :, None] == items[:, None]).tril(-1).any(-1)
+    return (items >= 0) & ~seen_before
 
 
 def hits(recommended: Tensor, truth: Tensor) -> Tensor:
-    """Return which recommended items are true, bool ``[B, K]``.
+    """Return which places of the lists hold a true item, each item once; bool, the shape of ``recommended``."""
+    return (recommended[..., None] == truth[:, None]).any(-1) & _distinct(recommended)
+
+
+def recall_at_k(recommended: Tensor, truth: Tensor, k: int, over: Denominator = "truth") -> Tensor:
+    """Recall@K of each request: hits among the first K, divided by a number of true items; float32 ``[B]``.
 
     Args:
-        recommended: distinct item indices, best first, ``[B, K]``, padded with -1.
-        truth: distinct item indices, ``[B, R]``, padded with -1.
-    """
-    return ((recommended[..., None] == truth[:, None]) & (truth[:, None] >= 0)).any(-1)
-
-
-def recall_at_k(recommended: Tensor, truth: Tensor, k: int) -> Tensor:
-    """Recall@K of each request: hits among the first K over the number of *all* its true items; float32 ``[B]``.
-
-    Arguments as in :func:`hits`; every request needs a true item.
+        recommended: see the module.
+        truth: see the module.
+        k: length of the list.
+        over: ``truth``: all true items, so that a request with more than K of them cannot reach 1; ``reachable``: at
+            most K of them, ``min(true items, K)``, also published as "capped recall" and as Recall@K.
 
     >>> recall_at_k(torch.tensor([[4, 7, 9]]), torch.tensor([[9, 7, 1, -1]]), k=2)
     tensor([0.3333])
+    >>> recall_at_k(torch.tensor([[4, 7, 9]]), torch.tensor([[9, 7, 1, -1]]), k=2, over="reachable")
+    tensor([0.5000])
     """
-    return hits(recommended[:, :k], truth).sum(1) / (truth >= 0).sum(1)
+    num_true = _distinct(truth).sum(1)
+    return hits(recommended[:, :k], truth).sum(1) / (num_true if over == "truth" else num_true.clamp(max=k))
+
+
+def hit_rate_at_k(recommended: Tensor, truth: Tensor, k: int, targets: Targets = "any") -> Tensor:
+    """HitRate@K of each request: 1 if a target is among the first K, otherwise 0; float32 ``[B]``.
+
+    Args:
+        recommended: see the module.
+        truth: see the module.
+        k: length of the list.
+        targets: ``any``: every true item is a target; ``next``: only the first one is, as in leave-one-out protocols,
+            where it is also published as Recall@K.
+
+    >>> hit_rate_at_k(torch.tensor([[4, 7]]), torch.tensor([[9, 7]]), k=2)
+    tensor([1.])
+    >>> hit_rate_at_k(torch.tensor([[4, 7]]), torch.tensor([[9, 7]]), k=2, targets="next")
+    tensor([0.])
+    """
+    truth = truth if targets == "any" else truth[:, :1]
+    return _or_nan(hits(recommended[:, :k], truth).any(1).float(), truth)
 
 
 def ndcg_at_k(recommended: Tensor, truth: Tensor, k: int) -> Tensor:
     """NDCG@K of each request, binary relevance; float32 ``[B]``.
 
-    The gain of rank r (from 1) is ``1 / log2(r + 1)``; the ideal list has ``min(K, true items)`` hits. Arguments as in
-    :func:`hits`; every request needs a true item.
+    The gain of rank r (from 1) is ``1 / log2(r + 1)``; the ideal list has ``min(K, true items)`` hits.
 
     >>> ndcg_at_k(torch.tensor([[4, 7]]), torch.tensor([[7, -1]]), k=2)
     tensor([0.6309])
     """
     gains = 1 / torch.arange(2, k + 2, device=truth.device).log2()
     gained = (hits(recommended[:, :k], truth) * gains[: recommended[:, :k].shape[1]]).sum(1)
-    return gained / gains.cumsum(0)[(truth >= 0).sum(1).clamp(max=k) - 1]
+    ideal = torch.nn.functional.pad(gains.cumsum(0), (1, 0))  # of 0 … K hits
+    return gained / ideal[_distinct(truth).sum(1).clamp(max=k)]
 
 
-class _MeanOverRequests(Metric):
-    """Mean of a value a request, over all requests and processes."""
+def mrr_at_k(recommended: Tensor, truth: Tensor, k: int) -> Tensor:
+    """MRR@K of each request: one over the rank (from 1) of the first hit among the first K, 0 without; float32 ``[B]``.
 
-    full_state_update = False
-    higher_is_better = True
-    total: Tensor
-    count: Tensor
+    >>> mrr_at_k(torch.tensor([[4, 7, 9]]), torch.tensor([[9, 7]]), k=3)
+    tensor([0.5000])
+    """
+    found = hits(recommended[:, :k], truth)
+    ranks = torch.arange(1, found.shape[1] + 1, device=truth.device)
+    first = found & (found.cumsum(1) == 1)
+    return _or_nan((first / ranks).sum(1), truth)
 
+
+def _or_nan(values: Tensor, truth: Tensor) -> Tensor:
+    return values.masked_fill(~(truth >= 0).any(1), torch.nan)
+
+
+class _MeanAtK(MeanOverRequests):
     def __init__(self, k: int) -> None:
         super().__init__()
         require_at_least(1, k=k)
         self.k = k
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def _add(self, values: Tensor) -> None:
-        self.total += values.double().sum()
-        self.count += len(values)
-
-    def compute(self) -> Tensor:
-        """Return the mean over requests."""
-        return (self.total / self.count).float()
 
 
-class RecallAtK(_MeanOverRequests):
-    """Mean of :func:`recall_at_k`: hits over all true items of a request, averaged over requests.
+class RecallAtK(_MeanAtK):
+    """Mean of :func:`recall_at_k` over requests.
 
     Args:
         k: length of the list.
+        over: what hits are divided by; see :func:`recall_at_k`.
     """
 
+    def __init__(self, k: int, over: Denominator = "truth") -> None:
+        super().__init__(k)
+        self.over = over
+
     def update(self, recommended: Tensor, truth: Tensor) -> None:
-        """Add requests; arguments as in :func:`hits`."""
-        self._add(recall_at_k(recommended, truth, self.k))
+        """Add requests; arguments as in :func:`recall_at_k`."""
+        self.add(recall_at_k(recommended, truth, self.k, self.over))
 
 
-class NDCGAtK(_MeanOverRequests):
+class HitRateAtK(_MeanAtK):
+    """Mean of :func:`hit_rate_at_k` over requests.
+
+    Args:
+        k: length of the list.
+        targets: which true items count; see :func:`hit_rate_at_k`.
+    """
+
+    def __init__(self, k: int, targets: Targets = "any") -> None:
+        super().__init__(k)
+        self.targets = targets
+
+    def update(self, recommended: Tensor, truth: Tensor) -> None:
+        """Add requests; arguments as in :func:`hit_rate_at_k`."""
+        self.add(hit_rate_at_k(recommended, truth, self.k, self.targets))
+
+
+class NDCGAtK(_MeanAtK):
     """Mean of :func:`ndcg_at_k` over requests.
 
     Args:
@@ -86,5 +146,17 @@ class NDCGAtK(_MeanOverRequests):
     """
 
     def update(self, recommended: Tensor, truth: Tensor) -> None:
-        """Add requests; arguments as in :func:`hits`."""
-        self._add(ndcg_at_k(recommended, truth, self.k))
+        """Add requests; arguments as in :func:`ndcg_at_k`."""
+        self.add(ndcg_at_k(recommended, truth, self.k))
+
+
+class MRRAtK(_MeanAtK):
+    """Mean of :func:`mrr_at_k` over requests.
+
+    Args:
+        k: length of the list.
+    """
+
+    def update(self, recommended: Tensor, truth: Tensor) -> None:
+        """Add requests; arguments as in :func:`mrr_at_k`."""
+        self.add(mrr_at_k(recommended, truth, self.k))

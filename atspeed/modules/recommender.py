@@ -1,33 +1,38 @@
 """The inference module: top-K items by speculative beam decoding, tested and predicted."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
 from atspeed.decoding.scorer import Normalize
-from atspeed.metrics import NDCGAtK, RecallAtK
+from atspeed.metrics import CatalogCoverage, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 from atspeed.metrics.baselines import TransitionCounts, recommend_popular
 from atspeed.models import ModelSource, pack_linears
 from atspeed.modules.base import StageModule
 
-RANKING_METRICS: dict[str, Callable[[int], Metric | MetricCollection]] = {"recall": RecallAtK, "ndcg": NDCGAtK}
+RANKING_METRICS: dict[str, Callable[[int], Metric | MetricCollection]] = {
+    "recall": RecallAtK,
+    "hit_rate": HitRateAtK,
+    "ndcg": NDCGAtK,
+    "mrr": MRRAtK,
+}
 
 
 class Recommender(StageModule):
     """Answers requests for ``test`` and ``predict``.
 
     A recommended list is the items of the top-K semantic IDs, best first; items that share a semantic ID stand side by
-    side. Recall@k and NDCG@k look at the first k items of that list and are averaged over users: Recall@k divides by
-    *all* true items of a user, NDCG@k by the ideal of ``min(k, true items)`` hits. ``test`` logs, beside them, Recall@k
-    of two baselines without a model, and what speculation cost: target and draft calls a request, accepted levels a
-    target call, and the acceptance rate (accepted levels over drafted levels).
+    side. Recall@k, HitRate@k, NDCG@k and MRR@k look at the first k items of that list and are averaged over users:
+    Recall@k divides by *all* true items of a user, HitRate@k asks for any of them, NDCG@k divides by the ideal of
+    ``min(k, true items)`` hits. ``test`` logs, beside them, the share of the catalog that is recommended to anybody,
+    Recall@k of two baselines without a model, and what speculation cost: target and draft calls a request, accepted
+    levels a target call, and the acceptance rate (accepted levels over drafted levels), also of each level.
 
     Args:
         stage: where in the run folder logs and predictions go.
@@ -77,10 +82,6 @@ class Recommender(StageModule):
         )
         self.baseline_k = max(metrics_at)
         self.popularity_recall, self.transitions_recall = RecallAtK(self.baseline_k), RecallAtK(self.baseline_k)
-        self.target_calls, self.draft_calls, self.accepted_levels, self.acceptance_rate = (
-            MeanMetric() for _ in range(4)
-        )
-        self.decode_seconds = 0.0
 
     def configure_model(self) -> None:
         """Build the models and the trie (here and not earlier: the data module knows the catalog)."""
@@ -88,6 +89,8 @@ class Recommender(StageModule):
             self.target = self.build(self.target_source)
             self.draft = self.build(self.draft_source) if self.draft_source and self.drafter.needs_draft else None
             self.trie = ItemTrie(self.data.catalog.tokens)
+            self.catalog_coverage = CatalogCoverage(self.data.catalog.num_items, self.num_beams)
+            self.speculation = Speculation(self.data.catalog.num_levels)
 
     def on_test_start(self) -> None:
         """Make the decoder and the baselines."""
@@ -121,38 +124,34 @@ class Recommender(StageModule):
             unseen[row, history(user)] = False
         return ItemFilter(unseen.to(self.device))
 
-    def recommend(self, batch: RequestBatch, decoder: SpeculativeDecoder, item_filter: ItemFilter | None) -> Decoded:
-        """Decode a batch, and keep the wall time in :attr:`decode_seconds`."""
-        start = time.perf_counter()
-        decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams, item_filter, self._generator)
-        decoded.scores.cpu()  # waits for the device
-        self.decode_seconds = time.perf_counter() - start
-        return decoded
+    def recommend(self, batch: RequestBatch, item_filter: ItemFilter | None) -> Decoded:
+        """Decode a batch."""
+        return self.main_decoder(batch.prompts, batch.prompt_mask, self.num_beams, item_filter, self._generator)
 
     def test_step(self, batch: RequestBatch, batch_idx: int) -> None:
         """Decode a batch and update the metrics."""
         item_filter = self.item_filter(batch)
-        decoded = self.recommend(batch, self.main_decoder, item_filter)
+        decoded = self.recommend(batch, item_filter)
         items = self.trie.concatenated_items(
             decoded.leaves, self.num_beams, item_filter.item_mask if item_filter else None
         )
         self.ranking.update(items, batch.truth)
-        accepted, drafted = decoded.accepted_levels, decoded.drafted_levels
-        self.target_calls.update(decoded.target_calls)
-        self.draft_calls.update(decoded.draft_calls)
-        self.accepted_levels.update(accepted / decoded.target_calls, weight=decoded.target_calls)
-        self.acceptance_rate.update(accepted / drafted.clamp(min=1), weight=drafted)
+        self.catalog_coverage.update(items)
+        self.speculation.update(decoded)
         self._update_baselines(batch)
         epoch: dict[str, Any] = {
             **dict(self.ranking.items()),
             f"test/popularity_recall@{self.baseline_k}": self.popularity_recall,
             f"test/transitions_recall@{self.baseline_k}": self.transitions_recall,
-            "test/target_calls": self.target_calls,
-            "test/draft_calls": self.draft_calls,
-            "test/accepted_levels": self.accepted_levels,
-            "test/acceptance_rate": self.acceptance_rate,
+            f"test/catalog_coverage@{self.num_beams}": self.catalog_coverage,
         }
         self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=len(batch.users))
+
+    def on_test_epoch_end(self) -> None:
+        """Log what speculation cost."""
+        values = {f"test/{name}": value for name, value in self.speculation.compute().items() if not value.isnan()}
+        self.log_dict(values, sync_dist=True)  # the same on all processes; without it Lightning warns
+        self.speculation.reset()
 
     def _update_baselines(self, batch: RequestBatch) -> None:
         k = self.baseline_k
@@ -163,7 +162,7 @@ class Recommender(StageModule):
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Return one record a request: user, and per semantic ID its items (as the data names them) and score."""
         item_filter = self.item_filter(batch)
-        decoded = self.recommend(batch, self.main_decoder, item_filter)
+        decoded = self.recommend(batch, item_filter)
         return [
             self._record(*request)
             for request in zip(

@@ -17,7 +17,9 @@ def measured(seconds: list[float], scores: list[float], calls: int) -> Measureme
     for row, elapsed in enumerate(seconds):
         count = torch.tensor([calls])
         decoded = (
-            Decoded(SIDS[None, :, 0], torch.tensor([scores]), count, 3 * count, count - 1, count) if calls else None
+            Decoded(SIDS[None, :, 0], torch.tensor([scores]), count, 3 * count, count[None] - 1, count[None])
+            if calls
+            else None
         )
         measurement.add(
             elapsed, answers, answers_of(SIDS[None], torch.tensor([[-1.0, -2.0]])), decoded, TRUTH[row : row + 1]

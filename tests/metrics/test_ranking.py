@@ -1,23 +1,28 @@
-"""Ranking metrics against brute force, and two processes against one."""
+"""Ranking metrics against brute force."""
 
 import math
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
-import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atspeed.metrics import NDCGAtK, RecallAtK, ndcg_at_k, recall_at_k
-
-requests = st.lists(
-    st.tuples(
-        st.lists(st.integers(0, 12), unique=True, max_size=8), st.lists(st.integers(0, 12), unique=True, min_size=1)
-    ),
-    min_size=1,
-    max_size=5,
+from atspeed.metrics import (
+    CatalogCoverage,
+    RecallAtK,
+    catalog_coverage,
+    hit_rate_at_k,
+    mrr_at_k,
+    ndcg_at_k,
+    recall_at_k,
 )
+
+NUM_ITEMS = 13
+items = st.integers(0, NUM_ITEMS - 1)
+requests = st.lists(
+    st.tuples(st.lists(items, max_size=8), st.lists(items, min_size=1, max_size=6)), min_size=1, max_size=5
+)  # lists with duplicates
 
 
 def pad(lists: list[list[int]]) -> torch.Tensor:
@@ -26,49 +31,65 @@ def pad(lists: list[list[int]]) -> torch.Tensor:
     )
 
 
-@settings(deadline=None)
-@given(requests, st.integers(1, 10))
-def test_values_equal_brute_force(cases: list[tuple[list[int], list[int]]], k: int) -> None:
-    recommended, truth = pad([items for items, _ in cases]), pad([items for _, items in cases])
-    for row, (items, true) in enumerate(cases):
-        gains = [1 / math.log2(rank + 2) for rank, item in enumerate(items[:k]) if item in true]
-        ideal = sum(1 / math.log2(rank + 2) for rank in range(min(k, len(true))))
-        assert float(recall_at_k(recommended, truth, k)[row]) == pytest.approx(len(gains) / len(true))
-        assert float(ndcg_at_k(recommended, truth, k)[row]) == pytest.approx(sum(gains) / ideal, abs=1e-6)
+def hit_ranks(shown: list[int], true: set[int], k: int) -> list[int]:
+    """The ranks (from 1) at which a true item stands for the first time."""
+    return [rank for rank, item in enumerate(shown[:k], 1) if item in true and item not in shown[: rank - 1]]
 
 
-def random_requests() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    recommended = torch.stack([torch.randperm(50, generator=generator)[:10] for _ in range(40)])
-    truth = torch.stack([torch.randperm(50, generator=generator)[:4] for _ in range(40)])
-    truth[::3, 2:] = -1
-    return recommended, truth
+def ndcg(shown: list[int], truth: list[int], k: int) -> float:
+    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(set(truth))) + 1))
+    return sum(1 / math.log2(rank + 1) for rank in hit_ranks(shown, set(truth), k)) / ideal
 
 
-def values_of(rows: slice) -> list[float]:
-    metrics = RecallAtK(10), NDCGAtK(10)
-    recommended, truth = (tensor[rows] for tensor in random_requests())
-    for part in range(0, len(truth), 7):
-        for metric in metrics:
-            metric.update(recommended[part : part + 7], truth[part : part + 7])
-    return [float(metric.compute()) for metric in metrics]
+BRUTE_FORCE: dict[str, tuple[Callable, Callable[[list[int], list[int], int], float]]] = {
+    "recall over all true items": (
+        recall_at_k,
+        lambda shown, truth, k: len(set(shown[:k]) & set(truth)) / len(set(truth)),
+    ),
+    "recall over the reachable ones": (
+        lambda *arguments: recall_at_k(*arguments, over="reachable"),
+        lambda shown, truth, k: len(set(shown[:k]) & set(truth)) / min(k, len(set(truth))),
+    ),
+    "hit rate": (hit_rate_at_k, lambda shown, truth, k: float(any(item in truth for item in shown[:k]))),
+    "hit rate of the next item": (
+        lambda *arguments: hit_rate_at_k(*arguments, targets="next"),
+        lambda shown, truth, k: float(truth[0] in shown[:k]),
+    ),
+    "ndcg": (ndcg_at_k, ndcg),
+    "mrr": (mrr_at_k, lambda shown, truth, k: max((1 / rank for rank in hit_ranks(shown, set(truth), k)), default=0)),
+}
 
 
-def in_process(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    values = values_of(slice(0, 25) if rank == 0 else slice(25, 40))
-    torch.distributed.destroy_process_group()
-    Path(folder, f"{rank}").write_text(repr(values))
+@pytest.mark.parametrize("name", BRUTE_FORCE)
+@settings(deadline=None, max_examples=60)
+@given(cases=requests, k=st.integers(1, 10))
+def test_values_equal_brute_force(name: str, cases: list[tuple[list[int], list[int]]], k: int) -> None:
+    metric, brute_force = BRUTE_FORCE[name]
+    values = metric(pad([shown for shown, _ in cases]), pad([truth for _, truth in cases]), k)
+    assert values.tolist() == pytest.approx([brute_force(shown, truth, k) for shown, truth in cases], abs=1e-6)
 
 
-@pytest.mark.distributed
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=2)
-    expected = values_of(slice(None))
-    for rank in range(2):
-        assert (tmp_path / str(rank)).read_text() == repr(expected)
+@pytest.mark.parametrize("name", BRUTE_FORCE)
+def test_a_request_without_a_true_item_has_no_value(name: str) -> None:
+    values = BRUTE_FORCE[name][0](torch.tensor([[1, -1], [1, -1]]), torch.tensor([[-1], [1]]), 2)
+    assert values[0].isnan()
+    assert values[1] == 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases=requests, k=st.integers(1, 10))
+def test_catalog_coverage_equals_brute_force(cases: list[tuple[list[int], list[int]]], k: int) -> None:
+    lists = [shown for shown, _ in cases]
+    expected = pytest.approx(len({item for shown in lists for item in shown[:k]}) / NUM_ITEMS)
+    assert float(catalog_coverage(pad(lists), NUM_ITEMS, k)) == expected
+    metric = CatalogCoverage(NUM_ITEMS, k)
+    for shown in lists:
+        metric.update(pad([shown]))
+    assert float(metric.compute()) == expected
 
 
 def test_k_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="k is 0"):
         RecallAtK(0)
+    with pytest.raises(ValueError, match="k is 0"):
+        CatalogCoverage(5, 0)

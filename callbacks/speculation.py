@@ -1,0 +1,126 @@
+"""How well the current draft serves the target."""
+
+import logging
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from atspeed.checks import require_at_least
+from atspeed.data import RequestBatch
+from atspeed.data.batches import collate_requests, evenly_spread
+from atspeed.decoding import Drafter, NoDrafter, SpeculativeDecoder, Verifier
+from atspeed.metrics import AnswerOverlap, Speculation
+from atspeed.modules import Alignment
+
+log = logging.getLogger(__name__)
+
+
+class SpeculationMonitor(pl.Callback):
+    """Decodes some validation users with the draft as it is, and logs what speculation costs with it.
+
+    At every validation of an :class:`Alignment`, and before its first training step, so that the curves start at the
+    draft that it starts from. Logged are, over all processes' users, ``val/target_calls`` and ``val/draft_calls`` a
+    request, ``val/accepted_levels`` a target call, ``val/acceptance_rate``, the same of each level
+    (``val/acceptance_rate_level_<l>``, 0 for the first code), and ``val/overlap``, the share of the exact answer that
+    is found.
+
+    A validation costs the decoding of ``num_users`` requests, shared among the processes. The exact answers take
+    ``num_users`` plain beam searches once. If the module reads a target cache and has no target, this callback loads
+    it, once for each process, and keeps it to the end of the run.
+
+    Args:
+        drafter: who proposes.
+        num_beams: beam width K.
+        num_users: validation users to decode, evenly spread over the file; all of them if there are fewer.
+        verifier: what is accepted; strict if not given.
+        seed: of a verifier that samples; every validation draws the same random numbers.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        num_beams: int = 20,
+        num_users: int = 64,
+        verifier: Verifier | None = None,
+        seed: int = 0,
+    ) -> None:
+        require_at_least(1, num_beams=num_beams, num_users=num_users)
+        self.drafter = drafter
+        self.num_beams = num_beams
+        self.num_users = num_users
+        self.verifier = verifier
+        self.seed = seed
+        self._decoder: SpeculativeDecoder | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot work."""
+        if not isinstance(pl_module, Alignment):
+            raise TypeError(f"SpeculationMonitor needs an Alignment, not {type(pl_module).__name__}")
+        if getattr(trainer.strategy, "zero_stage_3", False):
+            raise ValueError(
+                "SpeculationMonitor cannot decode under trainer.strategy with ZeRO stage 3: each process makes its own "
+                "number of forward passes, and all of them must gather the shards of each pass, so they would wait for "
+                "ever. Leave it out of trainer.callbacks, or choose ddp or deepspeed_stage_2"
+            )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
+        """Log the draft that training starts from."""
+        if trainer.global_step == 0:
+            values = {name: float(value) for name, value in self._measure(trainer, pl_module).items()}
+            for logger in trainer.loggers:  # Lightning logs no values of this hook
+                logger.log_metrics(values, step=0)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
+        """Log the draft as it is now."""
+        if not trainer.sanity_checking:
+            # all processes have the same values; without sync_dist Lightning warns
+            pl_module.log_dict(self._measure(trainer, pl_module), sync_dist=True)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go of the models."""
+        self._decoder = None
+
+    def _measure(self, trainer: pl.Trainer, module: Alignment) -> dict[str, Tensor]:
+        """Return the values over all processes' users; those of which there is nothing to say are left out."""
+        decoder = self._decoder = self._decoder or self._prepare(trainer, module)
+        speculation = Speculation(module.trie.num_levels).to(module.device)
+        overlap = AnswerOverlap().to(module.device)
+        generator = torch.Generator(module.device).manual_seed(self.seed)
+        training = module.model.training
+        module.model.eval()
+        for batch, exact in self._sample:
+            decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams, generator=generator)
+            speculation.update(decoded)
+            overlap.update(decoded.leaves, exact)
+        module.model.train(training)
+        values = {**speculation.compute(), "overlap": overlap.compute()}
+        return {f"val/{name}": value for name, value in values.items() if not value.isnan()}
+
+    def _prepare(self, trainer: pl.Trainer, module: Alignment) -> SpeculativeDecoder:
+        """Choose this process's users, find their exact answers, and return the decoder."""
+        target = module.target if module.target_cache is None else self._load_target(module)
+        data = module.data
+        requests = evenly_spread(data.requests("val"), self.num_users)
+        requests.sort(key=lambda request: len(request.history))  # little padding
+        requests = requests[trainer.global_rank :: trainer.world_size]
+        plain = SpeculativeDecoder(target, module.trie, NoDrafter())
+        self._sample = []
+        for start in range(0, len(requests), data.batch_size):
+            batch = collate_requests(requests[start : start + data.batch_size], data.prompt)
+            batch = RequestBatch(*(tensor.to(module.device) for tensor in batch))
+            self._sample.append((batch, plain(batch.prompts, batch.prompt_mask, self.num_beams).leaves))
+        return SpeculativeDecoder(target, module.trie, self.drafter, self.verifier, module.model)
+
+    def _load_target(self, module: Alignment) -> PreTrainedModel:
+        target: Any = module.build(module.target_source).requires_grad_(False)
+        target = target.to(device=module.device, dtype=module.model.dtype)
+        log.info(
+            "model.target_cache is set, so training needs no target; SpeculationMonitor loads it to decode %d users: "
+            "%.1f GB for each process",
+            self.num_users,
+            target.get_memory_footprint() / 1e9,
+        )
+        return target
