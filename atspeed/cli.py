@@ -9,7 +9,7 @@ import transformers
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningCLI
 
-from atspeed.benchmark import AlignmentBenchmark, Benchmark, CatalogBenchmark
+from atspeed.benchmark import AlignmentBenchmark, Benchmark, CatalogBenchmark, Tuner
 from atspeed.data import RecommendationData
 from atspeed.modules import Alignment, StageModule, TargetCaching
 from atspeed.quickstart import quickstart
@@ -74,6 +74,11 @@ def run_alignment_benchmark(args: list[str]) -> None:
     _run_on_data("benchmark-alignment", AlignmentBenchmark, run_alignment_benchmark.__doc__, args)
 
 
+def run_tune(args: list[str]) -> None:
+    """Find the drafter with the lowest latency on validation users, and write it as an overlay for recommend.yaml."""
+    _run_on_data("tune", Tuner, run_tune.__doc__, args)
+
+
 def _run_on_data(command: str, benchmark: type, description: str | None, args: list[str]) -> None:
     parser = ArgumentParser(prog=f"python -m atspeed {command}", description=description, **PARSER_SETTINGS)
     parser.add_argument("--config", action="config", help=f"a YAML file, such as configs/{command}.yaml")
@@ -112,6 +117,7 @@ COMMANDS = {
     "benchmark": run_benchmark,
     "benchmark-alignment": run_alignment_benchmark,
     "benchmark-catalogs": run_catalog_benchmark,
+    "tune": run_tune,
     "quickstart": quickstart,
 }
 
