@@ -98,7 +98,7 @@ def draw_speedup(result: dict[str, Any]) -> Figure | None:
         pair[0].set_ylabel("speedup (higher is faster)")
     for panel in panels[-1]:
         panel.set_xlabel("beam width K")
-    figure.legend(lines.values(), lines.keys(), loc="outside right upper", fontsize="small")
+    figure.legend(list(lines.values()), list(lines), loc="outside right upper", fontsize="small")
     return figure
 
 
