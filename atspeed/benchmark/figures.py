@@ -112,19 +112,19 @@ def draw_draft_width(result: dict[str, Any]) -> Figure | None:
         for row in _at_largest(result)
         if row["verification"] == "strict" and row["drafter"] in ("NoDrafter", "TrieDrafter", "HybridDrafter")
     ]
-    colors = _colors(result)
+    colors, color = _colors(result), _color_like(result, curve[0])
     figure, (panels,) = _panels(1, 2, (5, 3.8))
     for panel, value, label in (
         (panels[0], lambda row: row["target_calls"], "target calls a request"),
         (panels[1], lambda row: row["latency_ms"]["median"], f"median latency, {_latency_unit(result)}"),
     ):
         widths = [row["draft_beams"] for row in curve]
-        panel.plot(widths, [value(row) for row in curve], marker="o", color=COLORS[3], label="draft model (strict)")
+        panel.plot(widths, [value(row) for row in curve], marker="o", color=color, label="draft model")
         for row in references:
             panel.axhline(value(row), color=colors[row["method"]], linestyle="--", linewidth=1.2, label=row["method"])
         _draft_width_axis(panel, widths)
         panel.set_ylabel(label)
-        panel.set_ylim(0, None)
+        panel.set_ylim(0, 1.08 * max(value(row) for row in [*curve, *references]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure
 
@@ -144,8 +144,8 @@ def draw_tradeoff(result: dict[str, Any]) -> Figure | None:
     figure, ((panel,),) = _panels(1, 1, (7, 4.2))
     points = [("plain beam search (exact)", "black", "s", [plain])]
     if strict:
-        points.append((f"strict, draft of N = {width} (exact)", COLORS[3], "D", strict[:1]))
-    points.append((f"relaxed, draft of N = {width}", COLORS[0], "o", curve))
+        points.append((f"strict, draft of N = {width} (exact)", _color_like(result, strict[0]), "D", strict[:1]))
+    points.append((f"relaxed, draft of N = {width}", _color_like(result, curve[0]), "o", curve))
     panel.axhline(plain["recall"], color="black", linewidth=1, alpha=0.5)
     for label, color, marker, some in points:
         panel.errorbar(
@@ -154,7 +154,7 @@ def draw_tradeoff(result: dict[str, Any]) -> Figure | None:
             [row["recall_error"] or 0 for row in some],
             color=color,
             marker=marker,
-            linestyle="--",
+            linestyle="--" if len(some) > 1 else "none",
             linewidth=1,
             elinewidth=1,
             capsize=3,
@@ -167,13 +167,12 @@ def draw_tradeoff(result: dict[str, Any]) -> Figure | None:
             xytext=(7, 7),
             textcoords="offset points",
             fontsize="small",
-            color=COLORS[0],
         )
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     panel.margins(x=0.15)
     panel.set(xlabel="speedup over plain beam search (right is faster)", ylabel=f"Recall@{plain['num_beams']}")
     panel.set_ylim(0, None)
-    panel.legend(fontsize="small", loc="lower left")
+    figure.legend(loc="outside upper center", ncols=len(points), fontsize="small", frameon=False)
     return figure
 
 
@@ -265,6 +264,13 @@ def _colors(result: dict[str, Any]) -> dict[str, str]:
     methods = list(dict.fromkeys(row["method"] for row in result["rows"]))
     others = [method for method in methods if method not in BASELINES]
     return {**BASELINES, **{method: COLORS[place % len(COLORS)] for place, method in enumerate(others)}}
+
+
+def _color_like(result: dict[str, Any], point: Row) -> str:
+    """Return the color of the method that a point of a curve is a variant of; the last one if there is none."""
+    kind = point["drafter"], point["verification"]
+    alike = [row["method"] for row in result["rows"] if (row["drafter"], row["verification"]) == kind]
+    return _colors(result)[alike[0]] if alike else COLORS[-1]
 
 
 def _at_largest(result: dict[str, Any]) -> list[Row]:
