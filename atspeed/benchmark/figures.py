@@ -42,9 +42,10 @@ class Picture(NamedTuple):
 
 
 def draw_pictures(result: dict[str, Any]) -> list[Picture]:
-    """Return a picture for everything that the content of a ``benchmark.json`` has."""
-    drawn = [(name, *PICTURES[name][:2], PICTURES[name][2](result)) for name in PICTURES]
-    return [Picture(name, title, caption, figure) for name, title, caption, figure in drawn if figure is not None]
+    """Return a picture of everything that the content of a ``benchmark.json`` has; most show the largest beam width."""
+    largest = max(row["num_beams"] for row in result["rows"])
+    drawn = [(name, title.format(K=largest), text, draw(result)) for name, (title, text, draw) in PICTURES.items()]
+    return [Picture(name, title, text, figure) for name, title, text, figure in drawn if figure is not None]
 
 
 def save_figure(figure: Figure, file: Path) -> None:
@@ -301,20 +302,20 @@ PICTURES: dict[str, tuple[str, str, Callable[[dict[str, Any]], Figure | None]]] 
         draw_speedup,
     ),
     "draft_width": (
-        "Target calls against draft width",
-        "At the largest K, under strict verification: a wider draft makes it likelier that one target call is enough, "
-        "and takes longer. Dashed: the methods that need no draft width.",
+        "Target calls against draft width at K = {K}",
+        "Under strict verification: a wider draft makes it likelier that one target call is enough, and takes longer. "
+        "Dashed: the methods that need no draft width.",
         draw_draft_width,
     ),
     "tradeoff": (
-        "Relaxed verification: accuracy against speed",
-        "At the largest K: what a temperature T costs in recall and brings in speed. Up and right is better; the line "
-        "is the recall of every exact method. Bars: ± 1 standard error over the users.",
+        "Relaxed verification at K = {K}: accuracy against speed",
+        "What a temperature T costs in recall and brings in speed. Up and right is better; the line is the recall of "
+        "every exact method. Bars: ± 1 standard error over the users.",
         draw_tradeoff,
     ),
     "phases": (
-        "Where the time goes",
-        "At the largest K, from a pass of its own. “Scoring and loop” is what scoring takes beside the forward passes "
+        "Where the time goes at K = {K}",
+        "From a pass of its own. “Scoring and loop” is what scoring takes beside the forward passes "
         "(tree masks, key-value slots, log-probabilities of children) and the loop itself.",
         draw_phases,
     ),

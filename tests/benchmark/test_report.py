@@ -96,7 +96,9 @@ def result_without(**replaced: Any) -> dict[str, Any]:
 
 
 def test_the_figures_show_what_was_measured() -> None:
-    pictures = {picture.name: picture.figure for picture in draw_pictures(RESULT)}
+    drawn_pictures = draw_pictures(RESULT)
+    assert drawn_pictures[1].title == "Target calls against draft width at K = 20"
+    pictures = {picture.name: picture.figure for picture in drawn_pictures}
     assert list(pictures) == PICTURES
     plain, generate = pictures["speedup"].axes
     drawn = {(panel, tuple(line.get_ydata())) for panel in (plain, generate) for line in panel.lines[1:]}
