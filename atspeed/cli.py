@@ -11,7 +11,7 @@ import transformers
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI
 
-from atspeed.benchmark import AlignmentBenchmark, Benchmark, CatalogBenchmark
+from atspeed.benchmark import AlignmentBenchmark, Benchmark, CatalogBenchmark, Tuner
 from atspeed.data import RecommendationData
 from atspeed.errors import Parser, TrainerParser, fail, suggestion
 from atspeed.modules import Alignment, StageModule, TargetCaching
@@ -99,6 +99,11 @@ def run_alignment_benchmark(args: list[str]) -> None:
     _run_on_data("benchmark-alignment", AlignmentBenchmark, run_alignment_benchmark.__doc__, args)
 
 
+def run_tune(args: list[str]) -> None:
+    """Find the drafter with the lowest latency on validation users, and write it as an overlay for recommend.yaml."""
+    _run_on_data("tune", Tuner, run_tune.__doc__, args)
+
+
 def _run_on_data(command: str, benchmark: type, description: str | None, args: list[str]) -> None:
     parser = Parser(prog=f"{PROGRAM} {command}", usage=_usage(command), description=description, **PARSER_SETTINGS)
     parser.add_argument("--config", action="config", help=f"a YAML file, such as configs/{command}.yaml")
@@ -148,6 +153,7 @@ COMMANDS = {
     "benchmark": run_benchmark,
     "benchmark-alignment": run_alignment_benchmark,
     "benchmark-catalogs": run_catalog_benchmark,
+    "tune": run_tune,
     "quickstart": quickstart,
 }
 

@@ -21,6 +21,7 @@ SMALL_MODEL = ["--model.network.config.hidden_size", "48", "--model.network.conf
 COLUMNS = {
     "method",
     "drafter",
+    "draft_beams",
     "verification",
     "temperature",
     "num_beams",
@@ -36,9 +37,11 @@ COLUMNS = {
     "trie_target_calls",
     "accepted_levels",
     "acceptance_rate",
+    "acceptance_by_level",
     "identical_to_hf",
     "max_score_gap",
     "recall",
+    "recall_error",
     "ndcg",
     "phases_ms",
 }
@@ -111,7 +114,7 @@ def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path
     output = run("benchmark", *settings, *SMALL_DATA).stdout
     assert "hf_generate" in output
     result = json.loads((run_dir / "benchmark" / "benchmark.json").read_text())
-    assert set(result) == {"environment", "setting", "rows", "coverage"}
+    assert set(result) == {"environment", "setting", "rows", "curves", "coverage"}
     assert {"versions", "device", "threads", "dtype", "commit"} <= set(result["environment"])
     methods = ["hf_generate", "plain", "trie", "trie_auto", "hybrid", "draft"]
     sampling = ["draft_relaxed", "draft_lossless", "trie_lossless"]
@@ -132,6 +135,14 @@ def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path
             assert 1 <= row["target_calls"] <= 4
         by_draft = row["method"].startswith(("hybrid", "draft"))
         assert (row["trie_target_calls"] is not None) == by_draft
+    assert [(row["draft_beams"], row["temperature"]) for row in result["curves"]] == [
+        *((width, None) for width in (20, 40, 80)),
+        *((40, temperature) for temperature in (0.25, 0.5, 1.0)),
+    ]
+    assert {(row["num_beams"], row["batch_size"], row["requests"]) for row in result["curves"]} == {(20, 1, 8)}
+    names = ("speedup", "draft_width", "tradeoff", "phases", "acceptance")
+    assert {file.name for file in (run_dir / "benchmark").glob("*.png")} == {f"figure-{name}.png" for name in names}
+    assert (run_dir / "benchmark" / "report.html").is_file()
     assert len(result["coverage"]) == 3 * 4 * 5
     assert all(0 <= row["coverage"] <= 1 for row in result["coverage"])
 
@@ -149,7 +160,8 @@ def test_the_benchmark_takes_methods_and_batches_on_the_command_line(run_dir: Pa
         (name, size) for size in (1, 4) for name in ("hf_generate", "plain", "trie")
     ]
     assert {row["requests"] for row in result["rows"]} == {5}
-    assert result["coverage"] == []
+    assert result["curves"] == result["coverage"] == []
+    assert not (tmp_path / "benchmark" / "figure-draft_width.png").exists()
 
 
 @pytest.mark.e2e
@@ -213,5 +225,5 @@ def test_bad_input_gets_a_clear_error(arguments: list[str], message: str, tmp_pa
 
 def test_help_lists_the_commands() -> None:
     output = run("--help").stdout
-    for command in ("fit", "test", "predict", "cache-target", "benchmark", "benchmark-alignment", "quickstart"):
+    for command in ("fit", "test", "predict", "cache-target", "benchmark", "benchmark-alignment", "tune", "quickstart"):
         assert command in output

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 from rich.progress import track
 from rich.table import Table
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from atspeed.benchmark.benchmark import Method
 from atspeed.benchmark.coverage import measure_coverage
+from atspeed.benchmark.figures import draw_coverage, save_figure
+from atspeed.benchmark.measurement import batches_by_length
 from atspeed.benchmark.report import report
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
-from atspeed.data.batches import collate_requests
 from atspeed.decoding import ItemTrie, SpeculativeDecoder
 from atspeed.metrics import RecallAtK
 from atspeed.models import ModelSource, pack_linears
@@ -81,7 +81,7 @@ class AlignmentBenchmark:
         data.setup("test")
         trie = ItemTrie(data.catalog.tokens).to(self.device)
         target = self._build(self.target_source, data)
-        batches = self._batches(data)
+        batches = batches_by_length(data.test_requests(), data.batch_size, data, self.device)
         rows: list[dict[str, Any]] = []
         coverage: list[dict[str, Any]] = []
         calls: dict[tuple[str, int], Tensor] = {}
@@ -106,18 +106,12 @@ class AlignmentBenchmark:
             "coverage": coverage,
         }
         report(result, self.out / "benchmark" / "alignment.json", [_table(rows), _coverage_table(coverage)])
-        draw_coverage(coverage, self.out / "benchmark" / "alignment.png")
+        save_figure(draw_coverage(coverage), self.out / "benchmark" / "alignment.png")
         return result
 
     def _build(self, source: ModelSource, data: RecommendationData) -> Any:
         model: Any = source.build(data.catalog.vocabulary, self.out)
         return pack_linears(model.to(self.device))
-
-    def _batches(self, data: RecommendationData) -> list[RequestBatch]:
-        requests = sorted(data.test_requests(), key=lambda request: len(request.history))
-        size = data.batch_size
-        batches = [collate_requests(requests[i : i + size], data.prompt) for i in range(0, len(requests), size)]
-        return [RequestBatch(*(tensor.to(self.device) for tensor in batch)) for batch in batches]
 
     def _measure(
         self, decoder: SpeculativeDecoder, trie: ItemTrie, batches: list[RequestBatch], num_beams: int, title: str
@@ -168,26 +162,3 @@ def _coverage_table(coverage: list[dict[str, Any]]) -> Table:
     for (num_beams, draft), values in sorted(groups.items(), key=lambda group: group[0][0]):
         table.add_row(str(num_beams), draft, *values)
     return table
-
-
-def draw_coverage(coverage: list[dict[str, Any]], file: Path) -> None:
-    """Draw a panel for each beam width: coverage against draft width, a line for each draft."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    beams = list(dict.fromkeys(row["num_beams"] for row in coverage))
-    figure, panels = pyplot.subplots(1, len(beams), figsize=(4 * len(beams), 3.6), sharey=True, squeeze=False)
-    for panel, num_beams in zip(panels[0], beams, strict=True):
-        for draft in dict.fromkeys(row["draft"] for row in coverage):
-            rows = [row for row in coverage if (row["draft"], row["num_beams"]) == (draft, num_beams)]
-            panel.plot([r["draft_beams"] for r in rows], [r["coverage"] for r in rows], marker="o", label=draft)
-        panel.set_xscale("log", base=2)
-        ticks = sorted({row["draft_beams"] for row in coverage})
-        panel.set_xticks(ticks, [str(tick) for tick in ticks])
-        panel.set(title=f"K = {num_beams}", xlabel="draft width N", ylim=(0, 1.02))
-        panel.grid(alpha=0.3)
-    panels[0][0].set_ylabel("share of requests covered")
-    panels[0][-1].legend(fontsize="small", loc="lower right")
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)

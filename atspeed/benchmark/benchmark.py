@@ -1,33 +1,41 @@
 """Side-by-side measurement: every request goes through every method in turn."""
 
 import copy
-import random
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed.benchmark.coverage import measure_coverage
-from atspeed.benchmark.measurement import Answer, Measurement, answers_of
+from atspeed.benchmark.html import write_report
+from atspeed.benchmark.measurement import Answer, Measurement, answers_of, batches_by_length, time_interleaved
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.reference import HFGenerate
 from atspeed.benchmark.report import report, tables_of
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData
-from atspeed.data.batches import RequestBatch, collate_requests
-from atspeed.decoding import Decoded, Drafter, ItemTrie, NoDrafter, SpeculativeDecoder, StrictTopK, Verifier
+from atspeed.data.batches import RequestBatch
+from atspeed.decoding import (
+    Decoded,
+    Drafter,
+    ItemTrie,
+    ModelDrafter,
+    NoDrafter,
+    RelaxedSampling,
+    SpeculativeDecoder,
+    StrictTopK,
+    Verifier,
+)
 from atspeed.models import ModelSource, pack_linears
 from atspeed.provenance import provenance
 
 PROFILED_BATCHES = 20
-Answers = Callable[[RequestBatch, int], tuple[Tensor, Tensor, Decoded | None]]
-"""Batch and beam width → codes ``[B, K, L]``, scores ``[B, K]``, and what speculation did, if any."""
+Answers = Callable[[RequestBatch], tuple[list[Answer], Decoded | None]]
+"""Batch → answers, and what speculation did, if any."""
 
 
 @dataclass
@@ -51,6 +59,9 @@ class Benchmark:
     caches behind that serve some methods better than others. The first requests warm up and do not count. Requests are
     taken in the order of their length, so that a batch has little padding.
 
+    At the largest beam width and the first batch size, the requests go through the points of two curves, too, which
+    take the draft by ``ModelDrafter`` and cost about as much as so many more methods there.
+
     Args:
         target: the model whose answer counts.
         methods: the speculative methods, name → drafter and verifier.
@@ -59,13 +70,17 @@ class Benchmark:
         batch_sizes: requests decoded together; a latency is a batch's. They take the place of ``data.batch_size``.
         num_requests: test users, evenly spread over the file; takes the place of ``data.num_test_users``.
         coverage_beams: the draft widths N of the coverage curve, if there is a draft.
+        draft_widths: the draft widths N of the curve of target calls under strict verification, if there is a draft.
+        temperatures: those of the curve of recall against speed under relaxed verification, if there is a draft; leave
+            it empty for semantic IDs of different lengths.
         num_warmup: batches to warm up with.
         num_threads: CPU threads of torch.
         pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`); ``hf_generate``
             always runs the model as ``transformers`` loads it.
         seed: of the sampling methods, and of the order of methods.
         device: where to run; a GPU if there is one.
-        out: the run folder; models are looked up there and ``benchmark/benchmark.json`` is written.
+        out: the run folder; models are looked up there; to ``benchmark`` go ``benchmark.json``, ``report.html``, its
+            figures as PNG files, and TensorBoard events with the same figures.
     """
 
     def __init__(
@@ -77,6 +92,8 @@ class Benchmark:
         batch_sizes: tuple[int, ...] = (1,),
         num_requests: int = 100,
         coverage_beams: tuple[int, ...] = (20, 40, 80, 160, 320),
+        draft_widths: tuple[int, ...] = (20, 40, 80),
+        temperatures: tuple[float, ...] = (0.25, 0.5, 1.0),
         num_warmup: int = 3,
         num_threads: int = 2,
         pack_weights: bool = True,
@@ -89,6 +106,7 @@ class Benchmark:
             ("num_beams", num_beams),
             ("batch_sizes", batch_sizes),
             ("coverage_beams", coverage_beams),
+            ("draft_widths", draft_widths),
         ):
             require_at_least(1, **{f"{name}[{place}]": value for place, value in enumerate(values)})
         self.target_source = target
@@ -98,6 +116,10 @@ class Benchmark:
         self.batch_sizes = batch_sizes
         self.num_requests = num_requests
         self.coverage_beams = coverage_beams
+        self.curves = {
+            **{f"draft, N = {width}": Method(ModelDrafter(width)) for width in draft_widths},
+            **{f"relaxed, T = {value:g}": Method(ModelDrafter(), RelaxedSampling(value)) for value in temperatures},
+        }
         self.num_warmup = num_warmup
         self.num_threads = num_threads
         self.pack_weights = pack_weights
@@ -106,20 +128,28 @@ class Benchmark:
         self.out = Path(out)
 
     def run(self, data: RecommendationData) -> dict[str, Any]:
-        """Measure, print the tables, write ``benchmark.json`` and return its content."""
+        """Measure, print the tables, write the files and return the content of ``benchmark.json``."""
         torch.set_num_threads(self.num_threads)
         data.num_test_users = self.num_requests
         data.setup("test")
         self._build(data)
-        rows = []
+        requests, rows, curves = data.test_requests(), [], []
         for batch_size in self.batch_sizes:
-            batches = self._batches(data, batch_size)
-            rows += [row for width in self.num_beams for row in self._measure(width, batches, batch_size)]
+            batches = batches_by_length(requests, batch_size, data, self.device)
+            for width in self.num_beams:
+                with_curves = (batch_size, width) == (self.batch_sizes[0], max(self.num_beams))
+                for row in self._measure(width, batches, batch_size, with_curves):
+                    (curves if row["method"] in self.curves else rows).append(row)
         coverage = []
         if self.draft is not None and self.coverage_beams:
-            requests = track(self._batches(data, 1), "coverage", transient=True)
+            batches = batches_by_length(requests, 1, data, self.device)
             coverage = measure_coverage(
-                self.target, self.draft, self.trie, requests, self.num_beams, self.coverage_beams
+                self.target,
+                self.draft,
+                self.trie,
+                track(batches, "coverage", transient=True),
+                self.num_beams,
+                self.coverage_beams,
             )
         result = {
             "environment": {**provenance(self.device), "dtype": str(self.target.dtype).removeprefix("torch.")},
@@ -132,9 +162,11 @@ class Benchmark:
                 "pack_weights": self.pack_weights,
             },
             "rows": rows,
+            "curves": curves,
             "coverage": coverage,
         }
-        report(result, self.out / "benchmark" / "benchmark.json", tables_of(result))
+        folder, tables = self.out / "benchmark", tables_of(result)
+        report(result, folder / "benchmark.json", tables, write_report(result, tables, folder))
         return result
 
     def _build(self, data: RecommendationData) -> None:
@@ -156,72 +188,65 @@ class Benchmark:
             for model in (self.target, self.draft):
                 if model is not None:
                     pack_linears(model)
+        if self.draft is None:
+            self.curves = {}
         self.decoders = {
             name: SpeculativeDecoder(self.target, self.trie, method.drafter, method.verifier, self.draft)
-            for name, method in self.methods.items()
+            for name, method in {**self.methods, **self.curves}.items()
         }
 
-    def _batches(self, data: RecommendationData, batch_size: int) -> list[RequestBatch]:
-        requests = sorted(data.test_requests(), key=lambda request: len(request.history))
-        starts = range(0, len(requests), batch_size)
-        batches = [collate_requests(requests[start : start + batch_size], data.prompt) for start in starts]
-        return [RequestBatch(*(tensor.to(self.device) for tensor in batch)) for batch in batches]
-
-    def _answers(self) -> dict[str, Answers]:
+    def _answers(self, names: Iterable[str], num_beams: int) -> dict[str, Answers]:
         def speculative(decoder: SpeculativeDecoder) -> Answers:
             generator = torch.Generator(self.device).manual_seed(self.seed)
 
-            def answer(batch: RequestBatch, num_beams: int) -> tuple[Tensor, Tensor, Decoded | None]:
+            def answer(batch: RequestBatch) -> tuple[list[Answer], Decoded | None]:
                 decoded = decoder(batch.prompts, batch.prompt_mask, num_beams, generator=generator)
-                return self.trie.codes(decoded.leaves), decoded.scores, decoded
+                return answers_of(self.trie.codes(decoded.leaves), decoded.scores), decoded  # waits for the device
 
             return answer
 
-        def reference(batch: RequestBatch, num_beams: int) -> tuple[Tensor, Tensor, Decoded | None]:
-            return *self.reference(batch.prompts, batch.prompt_mask, num_beams), None
+        def reference(batch: RequestBatch) -> tuple[list[Answer], Decoded | None]:
+            return answers_of(*self.reference(batch.prompts, batch.prompt_mask, num_beams)), None
 
-        return {"hf_generate": reference, **{name: speculative(decoder) for name, decoder in self.decoders.items()}}
+        return {"hf_generate": reference, **{name: speculative(self.decoders[name]) for name in names}}
 
-    def _measure(self, num_beams: int, batches: list[RequestBatch], batch_size: int) -> list[dict[str, Any]]:
-        """Return a row of each method at one beam width and batch size."""
-        answers_by = self._answers()
+    def _measure(
+        self, num_beams: int, batches: list[RequestBatch], batch_size: int, with_curves: bool
+    ) -> list[dict[str, Any]]:
+        """Return a row of each method, and of each point of a curve if asked for, at one beam width and batch size."""
+        methods = {**self.methods, **(self.curves if with_curves else {})}
+        answers_by = self._answers(methods, num_beams)
         measured = {name: Measurement(self.catalog, num_beams) for name in answers_by}
-        warmup = batches[: self.num_warmup]
-        order = random.Random(self.seed)
         title = f"K = {num_beams}, batches of {batch_size}"
-        for number, batch in enumerate(track([*warmup, *batches], title, transient=True)):
-            done: dict[str, tuple[float, list[Answer], Decoded | None]] = {}
-            for name in order.sample(list(answers_by), len(answers_by)):
-                start = time.perf_counter()
-                codes, scores, decoded = answers_by[name](batch, num_beams)
-                answers = answers_of(codes, scores)  # waits for the device
-                done[name] = time.perf_counter() - start, answers, decoded
-            if number >= len(warmup):
-                _, expected, _ = done["hf_generate"]
-                for name, (seconds, answers, decoded) in done.items():
-                    measured[name].add(seconds, answers, expected, decoded, batch.truth.cpu())
+        for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):
+            _, (expected, _) = done["hf_generate"]
+            for name, (seconds, (answers, decoded)) in done.items():
+                measured[name].add(seconds, answers, expected, decoded, batch.truth.cpu())
         profiled = batches[:: max(1, len(batches) // PROFILED_BATCHES)]
         rows = []
         for name, measurement in measured.items():
-            method = self.methods.get(name)
+            method = methods.get(name)
             strict = method is None or isinstance(method.verifier, StrictTopK)
             rows.append(
                 {
                     "method": name,
                     "drafter": type(method.drafter).__name__ if method else None,
+                    "draft_beams": getattr(method.drafter, "draft_beams", None) if method else None,
                     "verification": method.verifier.name if method else None,
                     "temperature": getattr(method.verifier, "temperature", None) if method else None,
                     "num_beams": num_beams,
                     "batch_size": batch_size,
                     "requests": len(measurement.identical),
                     **measurement.summary(measured["hf_generate"], measured["plain"], strict),
-                    "phases_ms": measure_phases(self.decoders[name], profiled, num_beams) if method else None,
+                    "phases_ms": measure_phases(self.decoders[name], profiled, num_beams)
+                    if name in self.methods
+                    else None,
                 }
             )
         without_draft = [
             row["target_calls"] for row in rows if (row["drafter"], row["verification"]) == ("TrieDrafter", "strict")
         ]
         for row in rows:
-            drafts = row["method"] in self.methods and self.methods[row["method"]].drafter.needs_draft
+            drafts = row["method"] in methods and methods[row["method"]].drafter.needs_draft
             row["trie_target_calls"] = min(without_draft) if drafts and without_draft else None
         return rows

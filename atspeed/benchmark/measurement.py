@@ -1,19 +1,69 @@
 """What one method did at one beam width, added up over the requests of a run."""
 
+import math
+import random
 import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from rich.progress import track
 from torch import Tensor
 
-from atspeed.data import ItemCatalog
+from atspeed.data import ItemCatalog, RecommendationData, RequestBatch
+from atspeed.data.batches import RequestExample, collate_requests
 from atspeed.decoding import Decoded
-from atspeed.metrics import NDCGAtK, RecallAtK
+from atspeed.metrics import NDCGAtK, Speculation
+from atspeed.metrics.ranking import recall_at_k
 
 LOWEST_SCORE = -1e8  # below: what ``generate`` fills up with where the catalog has fewer semantic IDs than beams
 Answer = dict[tuple[int, ...], float]
 """Codes of the top-K semantic IDs → log-probability, best first."""
+AnswerType = TypeVar("AnswerType")
+
+
+def batches_by_length(
+    requests: list[RequestExample], batch_size: int, data: RecommendationData, device: torch.device
+) -> list[RequestBatch]:
+    """Return requests in batches of similar length, which keeps their padding small."""
+    requests = sorted(requests, key=lambda request: len(request.history))
+    starts = range(0, len(requests), batch_size)
+    batches = [collate_requests(requests[start : start + batch_size], data.prompt) for start in starts]
+    return [RequestBatch(*(tensor.to(device) for tensor in batch)) for batch in batches]
+
+
+def time_interleaved(
+    methods: Mapping[str, Callable[[RequestBatch], AnswerType]],
+    batches: list[RequestBatch],
+    num_warmup: int,
+    seed: int,
+    title: str,
+) -> Iterator[tuple[RequestBatch, dict[str, tuple[float, AnswerType]]]]:
+    """Send every batch through all methods one after the other, in an order that changes from batch to batch.
+
+    A slow moment of the machine meets all methods so, and what one leaves in the caches serves each of them at times.
+
+    Args:
+        methods: name → what answers a batch; it waits for the device.
+        batches: requests.
+        num_warmup: so many batches come twice; their first time does not count.
+        seed: of the order.
+        title: of the progress bar.
+
+    Yields:
+        each batch, with the wall time in seconds and the answer of each method.
+    """
+    warmup, order = batches[:num_warmup], random.Random(seed)
+    for number, batch in enumerate(track([*warmup, *batches], title, transient=True)):
+        done = {}
+        for name in order.sample(list(methods), len(methods)):
+            start = time.perf_counter()
+            answer = methods[name](batch)
+            done[name] = time.perf_counter() - start, answer
+        if number >= len(warmup):
+            yield batch, done
 
 
 def answers_of(codes: Tensor, scores: Tensor) -> list[Answer]:
@@ -38,13 +88,11 @@ class Measurement:
     seconds: list[float] = field(default_factory=list)
     identical: list[bool] = field(default_factory=list)
     score_gaps: list[float] = field(default_factory=list)
-    target_calls: int = 0
-    draft_calls: int = 0
-    accepted_levels: int = 0
-    drafted_levels: int = 0
+    recalls: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.recall, self.ndcg = RecallAtK(self.num_beams), NDCGAtK(self.num_beams)
+        self.ndcg = NDCGAtK(self.num_beams)
+        self.speculation = Speculation(self.catalog.num_levels)
 
     def add(
         self, seconds: float, answers: list[Answer], expected: list[Answer], decoded: Decoded | None, truth: Tensor
@@ -56,17 +104,14 @@ class Measurement:
             pairs = zip(answer.values(), reference.values(), strict=False)
             self.score_gaps.append(max((abs(ours - theirs) for ours, theirs in pairs), default=0.0))
         if decoded is not None:
-            self.target_calls += int(decoded.target_calls.sum())
-            self.draft_calls += int(decoded.draft_calls.sum())
-            self.accepted_levels += int(decoded.accepted_levels.sum())
-            self.drafted_levels += int(decoded.drafted_levels.sum())
+            self.speculation.to(decoded.accepted.device).update(decoded)
         words = self.catalog.vocabulary.words
         items = [
             [item for sid in answer for item in self.catalog.items([words[code] for code in sid])] for answer in answers
         ]
         padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in items], True, padding_value=-1)
-        for metric in (self.recall, self.ndcg):
-            metric.update(padded, truth)
+        self.recalls += recall_at_k(padded, truth, self.num_beams).tolist()
+        self.ndcg.update(padded, truth)
 
     def summary(self, reference: "Measurement", plain: "Measurement", strict: bool) -> dict[str, Any]:
         """Return the measured columns of a row; only strict answers are compared with those of ``generate``."""
@@ -74,7 +119,12 @@ class Measurement:
         def speedup(other: Measurement) -> float:
             return statistics.median(theirs / ours for theirs, ours in zip(other.seconds, self.seconds, strict=True))
 
-        counted, requests = self.target_calls > 0, len(self.identical)  # generate does not count its calls
+        requests = len(self.identical)
+        counts: dict[str, float | None] = {}  # generate does not count its calls
+        if self.speculation.update_called:
+            values = {name: float(value) for name, value in self.speculation.compute().items()}
+            counts = {name: None if math.isnan(value) else value for name, value in values.items()}
+        by_level = [counts.get(f"acceptance_rate_level_{level}") for level in range(self.catalog.num_levels - 1)]
         return {
             "latency_ms": {
                 "median": 1000 * statistics.median(self.seconds),
@@ -85,12 +135,13 @@ class Measurement:
             "speedup_vs_hf": speedup(reference),
             "speedup_vs_plain": speedup(plain),
             "total_speedup_vs_hf": sum(reference.seconds) / sum(self.seconds),
-            "target_calls": self.target_calls / requests if counted else None,
-            "draft_calls": self.draft_calls / requests if counted else None,
-            "accepted_levels": self.accepted_levels / self.target_calls if counted else None,
-            "acceptance_rate": self.accepted_levels / self.drafted_levels if self.drafted_levels else None,
+            **{
+                name: counts.get(name) for name in ("target_calls", "draft_calls", "accepted_levels", "acceptance_rate")
+            },
+            "acceptance_by_level": by_level,
             "identical_to_hf": statistics.mean(self.identical) if strict else None,
             "max_score_gap": max(self.score_gaps) if strict else None,
-            "recall": float(self.recall.compute()),
+            "recall": statistics.mean(self.recalls),
+            "recall_error": statistics.stdev(self.recalls) / requests**0.5 if requests > 1 else None,
             "ndcg": float(self.ndcg.compute()),
         }

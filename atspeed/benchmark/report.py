@@ -1,7 +1,7 @@
 """The benchmarks' tables and files."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,30 +45,32 @@ TITLES = {
 
 
 def tables_of(result: dict[str, Any]) -> list[Table]:
-    """Return the rows of a ``benchmark.json``, the share of each phase, and the coverage curve."""
-    return [_methods(result), _phases(result), *_coverage(result)]
+    """Return the rows of a ``benchmark.json``, the share of each phase, and the curves."""
+    environment, setting = result["environment"], result["setting"]
+    title = (
+        f"{setting['source']}, target of {setting['target_parameters'] / 1e6:.1f} M parameters, "
+        f"{result['rows'][0]['requests']} requests, {environment['dtype']}, {environment['device']}, "
+        f"{environment['threads']} threads"
+    )
+    curves = [_methods("over draft width N, and over temperature T", result["curves"])] if result["curves"] else []
+    return [_methods(title, result["rows"]), *curves, _phases(result), *_coverage(result)]
 
 
-def report(result: dict[str, Any], file: Path, tables: list[Table]) -> None:
-    """Write a result as JSON, with the folders above it, then print its tables and where it is."""
+def report(result: dict[str, Any], file: Path, tables: list[Table], others: Sequence[Path] = ()) -> None:
+    """Write a result as JSON, with the folders above it, then print its tables and where it and other files are."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=2) + "\n")
     console = Console()
     if not console.is_terminal:
         console.width = 200  # a log has no width to fit into
-    console.print(*tables, f"written to {file}", sep="\n")
+    console.print(*tables, *(f"written to {path}" for path in (file, *others)), sep="\n")
 
 
-def _methods(result: dict[str, Any]) -> Table:
-    environment, setting = result["environment"], result["setting"]
-    table = Table(
-        title=f"{setting['source']}, target of {setting['target_parameters'] / 1e6:.1f} M parameters, "
-        f"{result['rows'][0]['requests']} requests, {environment['dtype']}, {environment['device']}, "
-        f"{environment['threads']} threads"
-    )
+def _methods(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title)
     for name, form in COLUMNS.items():
         table.add_column(TITLES.get(name, name), justify="right" if form else "left")
-    for row in _sections(table, result["rows"]):
+    for row in _sections(table, rows):
         values = {**row, "latency_ms": row["latency_ms"]["median"]}
         table.add_row(*("–" if values[name] is None else format(values[name], form) for name, form in COLUMNS.items()))
     return table

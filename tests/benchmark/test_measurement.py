@@ -15,9 +15,9 @@ def measured(seconds: list[float], scores: list[float], calls: int) -> Measureme
     measurement = Measurement(CATALOG, 2)
     answers = answers_of(SIDS[None], torch.tensor([scores]))
     for row, elapsed in enumerate(seconds):
-        count = torch.tensor([calls])
+        count, first = torch.tensor([calls]), torch.tensor([[1, 0, 0]])
         decoded = (
-            Decoded(SIDS[None, :, 0], torch.tensor([scores]), count, 3 * count, count[None] - 1, count[None])
+            Decoded(SIDS[None, :, 0], torch.tensor([scores]), count, 3 * count, (calls - 1) * first, calls * first)
             if calls
             else None
         )
@@ -37,11 +37,15 @@ def test_speedups_are_medians_of_ratios_and_a_ratio_of_totals() -> None:
     assert (ours["target_calls"], ours["draft_calls"]) == (2, 6)
     assert ours["accepted_levels"] == pytest.approx(1 / 2)
     assert ours["acceptance_rate"] == pytest.approx(1 / 2)
+    assert ours["acceptance_by_level"] == [pytest.approx(1 / 2), None, None]
     assert ours["latency_ms"]["median"] == pytest.approx(2500)
     assert ours["identical_to_hf"] == 1
     assert ours["max_score_gap"] == pytest.approx(1e-3, rel=1e-3)
     assert ours["recall"] == pytest.approx(0.5)
-    assert reference.summary(reference, plain, strict=True)["target_calls"] is None
+    assert ours["recall_error"] == pytest.approx(0.5)  # of one user 1, of the other 0
+    uncounted = reference.summary(reference, plain, strict=True)
+    assert uncounted["target_calls"] is None
+    assert uncounted["acceptance_by_level"] == [None, None, None]
 
 
 def test_sampled_answers_are_not_compared() -> None:
