@@ -5,7 +5,6 @@ import logging
 import sys
 import warnings
 from inspect import getdoc
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -38,13 +37,12 @@ PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
 class RunRecord(SaveConfigCallback):
     """Writes ``config.yaml`` (resolved) and ``run.json`` (command line, commit, versions) to the stage's folder."""
 
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def save_config(self, trainer: pl.Trainer, pl_module: StageModule, stage: str) -> None:  # type: ignore[override]
         """Write ``run.json``; the base class writes the config."""
-        if trainer.log_dir is not None:
-            folder = Path(trainer.log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            record = provenance(trainer.strategy.root_device)
-            (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        folder = pl_module.run_dir / pl_module.stage  # not trainer.log_dir, a broadcast: only rank zero is here
+        folder.mkdir(parents=True, exist_ok=True)
+        record = provenance(trainer.strategy.root_device)
+        (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 class AtSpeedCLI(LightningCLI):
