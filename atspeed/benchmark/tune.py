@@ -139,12 +139,12 @@ class Tuner:
                 "requests": len(requests),
             },
             "rows": [*rows, *final_rows],
-            "chosen": choose(final),
+            "chosen": (chosen := choose(final)),
         }
         folder = self.out / "tune"
         overlay = folder / "recommend.yaml"
         folder.mkdir(parents=True, exist_ok=True)
-        overlay.write_text(overlay_of(self.candidates[result["chosen"]], _conclusion(result)), encoding="utf-8")
+        overlay.write_text(overlay_of(self.candidates[chosen], _conclusion(result)), encoding="utf-8")
         report(result, folder / "tune.json", [_table(result)], [overlay])
         return result
 
