@@ -3,6 +3,7 @@ import torch
 
 from atspeed.data import CompactPrompt, ItemCatalog
 from atspeed.data.batches import (
+    BatchesInTurn,
     LengthBucketSampler,
     RequestExample,
     SequenceExample,
@@ -86,3 +87,13 @@ def test_an_example_longer_than_the_budget_is_a_batch_alone() -> None:
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_one_example_is_one_batch(shuffle: bool) -> None:
     assert list(LengthBucketSampler([7], 100, shuffle)) == [[0]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_batches_in_turn_give_each_example_to_one_process(world_size: int) -> None:
+    positions = [0, 1, 4, 5, 6, 9, 10, 11, 20, 21, 30]
+    samplers = [BatchesInTurn(positions, 3, rank, world_size) for rank in range(world_size)]
+    dealt = sorted(batch for sampler in samplers for batch in sampler)
+    assert dealt == [[0, 1, 4], [5, 6, 9], [10, 11, 20], [21, 30]], "the same batches, whatever the number of processes"
+    assert [len(sampler) for sampler in samplers] == [len(list(sampler)) for sampler in samplers]
+    assert max(map(len, samplers)) - min(map(len, samplers)) <= 1
