@@ -156,7 +156,7 @@ def test_the_benchmark_config_instantiates() -> None:
 
 
 def test_all_configs_are_tried() -> None:
-    tried = {"target", "draft", "strict", "relaxed", "recommend", "benchmark", "benchmark-alignment"}
+    tried = {"target", "draft", "strict", "relaxed", "recommend", "benchmark", "benchmark-alignment", "tune"}
     overlays = {"coverage", "llama-7b", "llama-68m", "qwen3-8b", "qwen3-0.6b"} | {
         "ddp",
         "deepspeed-zero2",
