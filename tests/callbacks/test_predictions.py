@@ -109,9 +109,7 @@ def test_two_killed_processes_go_on_and_give_what_one_gives(run_dir: Path) -> No
     kill_half_way(run_dir, processes=2)
     parts = sorted(parts_of(run_dir).folder.glob("part-*.jsonl"))
     assert [part.name for part in parts] == ["part-0.jsonl", "part-1.jsonl"], "both processes had their share"
-    parts_of(run_dir).prepare(
-        json.loads((parts_of(run_dir).folder / "settings.json").read_text())
-    )  # cuts torn ends off
+    parts_of(run_dir).prepare(json.loads((parts_of(run_dir).folder / "settings.json").read_text()))
     rows = [row for part in parts for line in part.read_text().splitlines() for row in json.loads(line)[0]]
     assert len(set(rows)) == len(rows), "no request was answered by both"
     done = subprocess.run(command(run_dir, processes=2), timeout=600, capture_output=True, text=True)
