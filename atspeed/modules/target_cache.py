@@ -68,6 +68,11 @@ class TargetCache:
         self._open = lru_cache(maxsize=256)(self._open_shard)
         self._parts = parts
         self._fingerprint = folder / "fingerprint.json"
+        if not self._fingerprint.is_file() and any(folder.glob("*.safetensors")):
+            raise ValueError(
+                f"{folder} has files but no {self._fingerprint.name}, so nobody knows what they were made from: delete the "
+                "folder, or choose another one with model.target_cache"
+            )
         if self._fingerprint.is_file():
             found = json.loads(self._fingerprint.read_text())
             changed = [name for name, value in parts.items() if found.get(name) != value]

@@ -189,6 +189,14 @@ def test_a_torn_shard_is_refused(run_dir: Path, size: int) -> None:
         attach(alignment(True), run_dir)
 
 
+def test_shards_of_unknown_origin_are_refused(run_dir: Path) -> None:
+    (run_dir / "cache" / "fingerprint.json").unlink()
+    with pytest.raises(ValueError, match="has files but no fingerprint.json"):
+        write_cache(run_dir)
+    with pytest.raises(ValueError, match="has files but no fingerprint.json"):
+        attach(alignment(True), run_dir)
+
+
 def test_writing_goes_on_where_it_stopped(made: Path, run_dir: Path) -> None:
     folder = run_dir / "cache"
     for name in ("train-000003", "val-000000"):
