@@ -70,7 +70,7 @@ class TargetCache:
         self._fingerprint = folder / "fingerprint.json"
         if not self._fingerprint.is_file() and any(folder.glob("*.safetensors")):
             raise ValueError(
-                f"{folder} has files but no {self._fingerprint.name}, so nobody knows what they were made from: delete the "
+                f"{folder} has files but no {self._fingerprint.name}, so nobody knows what they come from: delete the "
                 "folder, or choose another one with model.target_cache"
             )
         if self._fingerprint.is_file():
