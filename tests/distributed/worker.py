@@ -124,7 +124,7 @@ def align(run_dir: Path, settings: dict, models: Path, resume: str | None = None
     return run(alignment(models), requests(), run_dir, resume, settings)
 
 
-def refusals(run_dir: Path, settings: dict, models: Path) -> list[str]:
+def refusals(run_dir: Path, strategy: str, models: Path) -> list[str]:
     """Return the errors of decoding and of cache-target."""
     recommender = Recommender(
         "recommend", Checkpoint(models / "target"), TrieDrafter(), StrictTopK(), num_beams=4, metrics_at=[4]
@@ -137,7 +137,7 @@ def refusals(run_dir: Path, settings: dict, models: Path) -> list[str]:
         lambda trainer: trainer.predict(TargetCaching(module, requests())),
     ):
         try:
-            start(make_trainer(run_dir, **settings))
+            start(make_trainer(run_dir, **two_processes(strategy)))
         except ValueError as error:
             messages.append(str(error))
     return messages
@@ -166,7 +166,7 @@ def work(strategy: str, folder: Path) -> dict[str, Any]:
         results["lora"] = fine_tune(run_dir / "lora", settings(precision="bf16-mixed"), adapted)
         results["new"] = fine_tune(run_dir / "new", settings(), NewModel("llama", TINY))
         results["offload"] = fine_tune(run_dir / "offload", two_processes("zero3-offload"), network)
-        results["refusals"] = refusals(run_dir / "refusals", settings(), models)
+        results["refusals"] = refusals(run_dir / "refusals", strategy, models)
     return results
 
 
