@@ -41,9 +41,8 @@ def measure_coverage(
     count = 0
     for batch in batches:
         count += len(batch.users)
-        target_scorer, draft_scorer = (
-            PrefixScorer(model, trie, batch.prompts, batch.prompt_mask) for model in (target, draft)
-        )
+        target_scorer = PrefixScorer(target, trie, batch.prompts, batch.prompt_mask)
+        draft_scorer = PrefixScorer(draft, trie, batch.prompts, batch.prompt_mask, "allowed")  # as the decoder has it
         drafted = _beams_by_level(draft_scorer, max(draft_beams))
         for width in num_beams:
             for level, (beams, best) in enumerate(zip(_beams_by_level(target_scorer, width), drafted, strict=True), 1):

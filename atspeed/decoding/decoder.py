@@ -136,7 +136,7 @@ class SpeculativeDecoder:
         drafter: who proposes; ``NoDrafter`` is plain beam search.
         verifier: what is accepted; strict if not given.
         draft: the model of a drafter that needs one; it must share the target's vocabulary.
-        normalize: see :class:`PrefixScorer`.
+        normalize: of the target's scores; see :class:`PrefixScorer`. The draft's are over legal codes in any case.
 
     Raises:
         ValueError: if the drafter needs a draft and there is none, or the vocabularies differ.
@@ -203,6 +203,8 @@ class SpeculativeDecoder:
                 filter does not fit the catalog or the batch.
         """
         allowed = item_filter.node_mask(self.trie, len(prompts)) if item_filter else None
-        request = self.trie, prompts, prompt_mask, self.normalize, allowed
-        draft = PrefixScorer(self.draft, *request) if self.draft else None
-        return search(PrefixScorer(self.target, *request), draft, self.drafter, self.verifier, num_beams, generator)
+        request = self.trie, prompts, prompt_mask
+        target = PrefixScorer(self.target, *request, self.normalize, allowed)
+        # Alignment compares the models over legal codes only: what a draft gives to other tokens means nothing.
+        draft = PrefixScorer(self.draft, *request, "allowed", allowed) if self.draft else None
+        return search(target, draft, self.drafter, self.verifier, num_beams, generator)
