@@ -1,3 +1,4 @@
+import copy
 import logging
 
 import pytest
@@ -34,10 +35,24 @@ def test_plain_search_needs_a_call_a_level() -> None:
 
 
 def test_a_perfect_draft_needs_one_target_call() -> None:
-    decoded = SpeculativeDecoder(TARGET, TRIE, ModelDrafter(draft_beams=5, gamma=3), draft=TARGET)(PROMPTS, MASK, 5)
+    drafter = ModelDrafter(draft_beams=5, gamma=3)
+    decoded = SpeculativeDecoder(TARGET, TRIE, drafter, draft=TARGET, normalize="allowed")(PROMPTS, MASK, 5)
     assert decoded.target_calls.tolist() == [1, 1, 1]
     assert decoded.draft_calls.tolist() == [3, 3, 3]
     assert decoded.accepted_levels.tolist() == decoded.drafted_levels.tolist() == [3, 3, 3]
+
+
+def test_what_a_draft_gives_to_tokens_that_are_not_legal_does_not_matter() -> None:
+    """An alignment over legal codes leaves it open: here the draft gives nearly all to the padding token."""
+    draft = copy.deepcopy(TARGET)
+    with torch.no_grad():
+        draft.lm_head.weight[0] *= 300
+    drafter = ModelDrafter(draft_beams=5, gamma=3)
+    decoded = SpeculativeDecoder(TARGET, TRIE, drafter, draft=draft, normalize="allowed")(PROMPTS, MASK, 5)
+    plain = SpeculativeDecoder(TARGET, TRIE, drafter, draft=draft)(PROMPTS, MASK, 5)
+    twin = SpeculativeDecoder(TARGET, TRIE, drafter, draft=TARGET)(PROMPTS, MASK, 5)
+    assert decoded.target_calls.tolist() == [1, 1, 1]
+    assert plain.target_calls.equal(twin.target_calls)
 
 
 def test_a_trie_that_fits_the_budget_needs_one_target_call() -> None:
