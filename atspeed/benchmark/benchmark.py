@@ -133,7 +133,9 @@ class Benchmark:
         data.num_test_users = self.num_requests
         data.setup("test")
         self._build(data)
-        requests, rows, curves = data.test_requests(), [], []
+        requests = data.test_requests()
+        rows: list[dict[str, Any]] = []
+        curves: list[dict[str, Any]] = []
         for batch_size in self.batch_sizes:
             batches = batches_by_length(requests, batch_size, data, self.device)
             for width in self.num_beams:
