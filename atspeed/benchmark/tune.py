@@ -128,7 +128,7 @@ class Tuner:
         finalists = {PLAIN, *[name for name in fastest if name != PLAIN][: self.num_finalists]}
         decoders = {name: decoder for name, decoder in decoders.items() if name in finalists}
         final_rows, final = self._measure("final", decoders, rest, data)
-        result = {
+        result: dict[str, Any] = {
             "environment": provenance(self.device),
             "setting": {
                 "run": str(self.out),

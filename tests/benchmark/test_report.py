@@ -141,7 +141,8 @@ def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert [base64.b64decode(data) for data in embedded] == [file.read_bytes() for file in files[1:]]
     assert page.count("<table>") == len(tables_of(RESULT))
     assert "Fastest exact method at K = 20, one request at a time: trie, 13.3 ms" in page
-    assert "a &lt;b&gt; folder" in page
+    assert page.count("a &lt;b&gt; folder") == 2  # the command, and the environment below it
+    assert "<b>" not in page
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Tags()["images"] == [f"benchmark/{name}" for name in PICTURES]

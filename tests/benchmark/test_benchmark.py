@@ -1,0 +1,45 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atspeed.benchmark import Benchmark, Method
+from atspeed.data import EmbeddedCatalog, RecommendationData
+from atspeed.decoding import ModelDrafter, TrieDrafter
+from atspeed.models import NewModel
+from tests.modules.tiny import TINY
+
+
+def measure(folder: Path, methods: dict[str, Method], **settings: Any) -> dict[str, Any]:
+    target, draft = NewModel("llama", TINY), NewModel("llama", TINY, seed=1)
+    few = {"num_requests": 4, "num_warmup": 1, "coverage_beams": (), "num_threads": torch.get_num_threads()}
+    benchmark = Benchmark(target, methods, draft, **few, **settings, out=folder)
+    result = benchmark.run(RecommendationData(EmbeddedCatalog(num_users=40, num_items=140), max_history=8))
+    assert json.loads((folder / "benchmark" / "benchmark.json").read_text()) == result
+    return result
+
+
+def test_curves_are_measured_once_beside_the_methods(tmp_path: Path) -> None:
+    settings = {"num_beams": (2, 3), "batch_sizes": (2, 4), "draft_widths": (4, 60), "temperatures": (0.5,)}
+    result = measure(tmp_path, {"draft": Method(ModelDrafter(5, 2))}, **settings)
+    assert [row["method"] for row in result["rows"]] == ["hf_generate", "plain", "draft"] * 4
+    narrow, wide, relaxed = result["curves"]
+    for row in result["curves"]:
+        assert (row["num_beams"], row["batch_size"], row["requests"], row["phases_ms"]) == (3, 2, 4, None)
+    assert [row["draft_beams"] for row in result["curves"]] == [4, 60, 40]
+    assert [row["temperature"] for row in result["curves"]] == [None, None, 0.5]
+    assert narrow["identical_to_hf"] == wide["identical_to_hf"] == 1
+    assert relaxed["identical_to_hf"] is None
+    assert wide["target_calls"] < narrow["target_calls"] <= 4
+    (drafted,) = {tuple(row["acceptance_by_level"]) for row in result["rows"][-1:]}
+    assert drafted[0] is not None
+    assert len(list((tmp_path / "benchmark").glob("figure-*.png"))) == 5
+    assert (tmp_path / "benchmark" / "report.html").is_file()
+
+
+def test_without_a_method_that_drafts_there_are_no_curves(tmp_path: Path) -> None:
+    result = measure(tmp_path, {"trie": Method(TrieDrafter())}, num_beams=(2,))
+    assert result["curves"] == []
+    names = {file.name for file in (tmp_path / "benchmark").glob("figure-*.png")}
+    assert names == {f"figure-{name}.png" for name in ("speedup", "phases", "acceptance")}
