@@ -205,6 +205,6 @@ def test_histories_of_a_file_are_answered_in_its_order(run_dir: Path) -> None:
     assert [record["user"] for record in found] == ["z", "5", "z", "nobody"]
     assert_same(found[:3], [{**known[user], "user": name} for user, name in ((7, "z"), (3, "5"), (7, "z"))])
     assert len(found[3]["recommended"]) == 5
-    unseen = predict(run_dir, histories=file, exclude_seen=True)
+    unseen = predict(run_dir, histories=file, exclude_seen=True, num_beams=40)
     for record, history in zip(unseen, histories, strict=False):
         assert not set(history) & {item for answer in record["recommended"] for item in answer["items"]}
