@@ -57,6 +57,8 @@ class SpeculationMonitor(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what has no draft, and say where nothing can be measured."""
+        if stage not in ("fit", "validate"):  # cache-target
+            return
         if not isinstance(pl_module, Alignment):
             raise TypeError(f"SpeculationMonitor needs an Alignment, not {type(pl_module).__name__}")
         self._silent = getattr(trainer.strategy, "zero_stage_3", False)
