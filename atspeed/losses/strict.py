@@ -32,9 +32,10 @@ def top_k_density(draft_log_probs: Tensor, target_log_probs: Tensor, num_beams: 
     ``p_(K)`` is the target's probability of *its own* K-th best child (0 where there are fewer children: then all are
     beams, and none can be missed); ``H_K(q) = −Σ_{topK of q} q log q``. Arguments as in :class:`Prefixes`.
     """
-    if draft_log_probs.shape[-1] < num_beams:
-        return draft_log_probs.new_zeros(draft_log_probs.shape[:-1])
-    kth_target_probability = target_log_probs.topk(num_beams, dim=-1).values[..., -1].exp()
+    if draft_log_probs.shape[-1] < num_beams:  # part of the graph all the same: ZeRO-3's processes must agree on it
+        kth_target_probability = draft_log_probs.new_zeros(draft_log_probs.shape[:-1])
+    else:
+        kth_target_probability = target_log_probs.topk(num_beams, dim=-1).values[..., -1].exp()
     top_log_probs, _, _ = _top(draft_log_probs, num_beams)
     return -kth_target_probability * (top_log_probs.exp() * top_log_probs).sum(-1)
 
