@@ -38,7 +38,8 @@ def two_processes(strategy: str) -> dict[str, Any]:
     """Return the Trainer's settings for a strategy: ``ddp``, ``zero2``, ``zero3`` or ``zero3-offload``."""
     chosen: Any = "ddp"
     if strategy != "ddp":
-        zero: dict[str, Any] = {"stage": int(strategy[4])}
+        # weights below the threshold, here all, would be put together once and stay so
+        zero: dict[str, Any] = {"stage": int(strategy[4]), "stage3_param_persistence_threshold": 0}
         if strategy.endswith("offload"):
             zero |= {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
         config = {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
