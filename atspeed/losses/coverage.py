@@ -25,7 +25,8 @@ def coverage_margin(draft_scores: Tensor, target_scores: Tensor, num_beams: int,
         ``[B]``, float32, in nats.
     """
     if draft_scores.shape[1] < max(draft_beams, num_beams):
-        return draft_scores.new_zeros(len(draft_scores))
+        # part of the graph all the same: ZeRO-3's processes must agree on it
+        return 0.0 * draft_scores.masked_fill(draft_scores == -torch.inf, 0.0).sum(1)
     threshold = draft_scores.detach().topk(draft_beams, dim=1).values[:, -1:]  # minus infinity if there are fewer
     beam_scores, beams = target_scores.topk(num_beams, dim=1)
     gap = (threshold - draft_scores.gather(1, beams)).masked_fill(beam_scores == -torch.inf, -torch.inf)
