@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -15,7 +16,9 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atspeed.data import EmbeddedCatalog, RecommendationData
-from atspeed.decoding import ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
+from atspeed.decoding import ModelDrafter, NoDrafter, Proposal, SpeculativeDecoder, TrieDrafter
+from atspeed.decoding.beams import Beams
+from atspeed.decoding.scorer import PrefixScorer
 from atspeed.losses import AtSpeedS, ForwardKL, WeightedSum
 from atspeed.models import Exported, ModelSource, NewModel
 from atspeed.modules import Alignment, FineTuning, TargetCaching
@@ -129,16 +132,23 @@ def validated(folder: Path, module: Alignment, *callbacks: pl.Callback) -> dict[
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def test_values_are_those_of_the_decoder(tmp_path: Path) -> None:
+def test_values_are_those_of_the_decoder_on_users_from_the_whole_file(tmp_path: Path) -> None:
+    class Recording(ModelDrafter):
+        def propose(self, beams: Beams, target: PrefixScorer, *others: Any) -> Proposal:
+            rows = zip(target.prompts, target.prompt_mask, strict=True)
+            seen.update(tuple(prompt[mask].tolist()) for prompt, mask in rows)
+            return super().propose(beams, target, *others)
+
+    seen: set[tuple[int, ...]] = set()
     module = alignment()
-    values = validated(tmp_path, module, monitor(num_users=5))
+    values = validated(tmp_path, module, monitor(drafter=Recording(8, 3), num_users=5))
     requests = module.data.requests("val")
+    prompts = [module.data.prompt.encode(requests[place * len(requests) // 5].history) for place in range(5)]
+    assert seen == {tuple(prompt.tolist()) for prompt in prompts}
     decoder = SpeculativeDecoder(module.target, module.trie, ModelDrafter(8, 3), draft=module.model)
-    calls = []
-    for place in range(5):
-        prompt = module.data.prompt.encode(requests[place * len(requests) // 5].history)[None]
-        calls.append(int(decoder(prompt, torch.ones_like(prompt, dtype=torch.bool), NUM_BEAMS).target_calls))
-    assert values["val/target_calls"] == pytest.approx(mean(calls))
+    answers = [decoder(row[None], torch.ones_like(row[None], dtype=torch.bool), NUM_BEAMS) for row in prompts]
+    assert values["val/target_calls"] == pytest.approx(mean(int(answer.target_calls) for answer in answers))
+    assert values["val/draft_calls"] == pytest.approx(mean(int(answer.draft_calls) for answer in answers))
     assert values["val/overlap"] == 1
 
 
