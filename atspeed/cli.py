@@ -9,6 +9,7 @@ from typing import Any
 
 import transformers
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
 
 from atspeed.benchmark import AlignmentBenchmark, Benchmark, CatalogBenchmark, Tuner
@@ -140,11 +141,14 @@ def cache_target(args: list[str]) -> None:
     cli = AtSpeedCLI(args, run=False)
     if not isinstance(cli.model, Alignment):
         raise TypeError(f"cache-target needs the config of an Alignment, not of a {type(cli.model).__name__}")
+    trainer: Any = cli.trainer
+    # the other callbacks serve the fit, and would write its records anew
+    trainer.callbacks = [each for each in trainer.callbacks if isinstance(each, ProgressBar)]
     caching = TargetCaching(cli.model, cli.datamodule)
-    cli.trainer.predict(caching, return_predictions=False)
-    cli.trainer.strategy.barrier()  # other processes may still be writing
+    trainer.predict(caching, return_predictions=False)
+    trainer.strategy.barrier()  # other processes may still be writing
     caching.cache.require_complete()
-    if cli.trainer.is_global_zero:
+    if trainer.is_global_zero:
         log.info("the target cache %s is complete: %.1f MB", caching.cache.folder, caching.cache.num_bytes / 1e6)
 
 

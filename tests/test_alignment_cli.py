@@ -31,7 +31,7 @@ def commands(word: str) -> list[str]:
     return block.splitlines()
 
 
-def run(command: str, folder: Path, *more: str) -> str:
+def run(command: str, folder: Path, *more: str, returncode: int = 0) -> str:
     """Run a documented command in a folder, on the small data."""
     arguments = shlex.split(command.replace("configs/", f"{ROOT / 'configs'}/"))
     assert arguments[:3] == ["python", "-m", "atspeed"]
@@ -44,7 +44,7 @@ def run(command: str, folder: Path, *more: str) -> str:
         text=True,
         timeout=600,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == returncode, done.stderr[-4000:]
     return done.stdout + done.stderr
 
 
@@ -95,3 +95,22 @@ def test_two_processes_write_the_cache_that_one_writes_and_a_fit_reads_it(folder
     assert set(written[0]) == {"fingerprint.json", "train-000000.safetensors", "val-000000.safetensors"}
     run(fit, folder, "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "2")
     assert (model_folder(folder / "run", "strict") / "model.safetensors").is_file()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_loss_that_is_not_finite_in_one_process_stops_both(folder: Path) -> None:
+    (folder / "my_losses.py").write_text(
+        "import torch\n"
+        "from atspeed.losses import ForwardKL\n"
+        "class Spoilt(ForwardKL):\n"
+        "    def forward(self, prefixes):\n"
+        "        spoilt = self.training and torch.distributed.get_rank() == 1\n"
+        "        return super().forward(prefixes) * (torch.nan if spoilt else 1.0)\n"
+    )
+    settings = ["--model.loss", "my_losses.Spoilt", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    output = run("python -m atspeed fit --config configs/strict.yaml", folder, *settings, returncode=1)
+    assert re.search(r"the loss is nan in epoch 0, batch 0 \(both from 0\), process 1, with the users user-\d+", output)
+    assert "the loss of another process is not finite in epoch 0, batch 0" in output
+    assert not model_folder(folder / "run", "strict").exists()

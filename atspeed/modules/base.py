@@ -24,7 +24,7 @@ class StageModule(pl.LightningModule):
     A fit that goes on from a checkpoint in the middle of an epoch does what it would have done without the
     interruption: the data module passes over the batches that are done, and torch's random numbers (dropout) depend
     on the data's seed, epoch, batch and process only. A loss that is not finite stops the fit before the weights are
-    touched; if one of several processes stops, its launcher ends the others.
+    touched, in all processes together.
 
     Args:
         stage: name of the stage, a folder in the run folder.
@@ -109,13 +109,17 @@ class StageModule(pl.LightningModule):
         torch.manual_seed(hash(place))  # of integers, so the same in every process
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Raise ``FloatingPointError`` if the loss is not finite."""
-        if not loss.isfinite():
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            users = [self.data.interactions.users[row] for row in self._users.tolist()]
-            raise FloatingPointError(
-                f"the loss is {loss.item()} in epoch {self.current_epoch}, batch {progress.ready - 1} (both from 0), "
-                f"process {self.global_rank}, with the users {', '.join(users)}; the weights are those before the "
-                "batch. Look at these users' items, lower model.learning_rate or set trainer.gradient_clip_val, and go "
-                "on from the last checkpoint with --ckpt_path last"
-            )
+        """Raise ``FloatingPointError`` if the loss is not finite, in this process or in another one."""
+        # All raise together: one that waits for gradients of another, which saves a checkpoint, would wait for ever.
+        if self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum").isfinite():
+            return
+        batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
+        place = f"epoch {self.current_epoch}, batch {batch} (both from 0)"
+        if loss.isfinite():
+            raise FloatingPointError(f"the loss of another process is not finite in {place}")
+        users = [self.data.interactions.users[row] for row in self._users.tolist()]
+        raise FloatingPointError(
+            f"the loss is {loss.item()} in {place}, process {self.global_rank}, with the users {', '.join(users)}; the "
+            "weights are those before the batch. Look at these users' items, lower model.learning_rate or set "
+            "trainer.gradient_clip_val, and go on from the last checkpoint with --ckpt_path last"
+        )

@@ -20,6 +20,7 @@ from atspeed.models import Exported, NewModel
 from atspeed.models.sources import export
 from atspeed.modules import Alignment, FineTuning, Recommender
 from tests.modules import resuming
+from tests.modules.resuming import Recorder
 from tests.modules.tiny import TINY, fit, make_trainer
 
 
@@ -87,6 +88,24 @@ def test_a_loss_that_is_not_finite_stops_the_fit_and_names_the_batch(tmp_path: P
     assert str(error.value).startswith(start)
     for name, value in module.model.state_dict().items():
         assert value.equal(watch.weights[name]), "the weights are untouched"
+
+
+def test_a_checkpoint_that_is_saved_when_the_loss_fails_goes_on_with_that_batch(tmp_path: Path) -> None:
+    def module(loss: ForwardKL) -> Alignment:
+        return Alignment("strict", NewModel("llama", TINY), NewModel("llama", resuming.DROPPING, 1), loss, num_beams=2)
+
+    def checkpoint() -> pl.Callback:
+        return pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=100, save_last=True, save_on_exception=True)
+
+    whole, resumed, failed, after = module(ForwardKL()), module(ForwardKL()), Watch(), Recorder(tmp_path / "log")
+    fit(whole, small_data("requests"), tmp_path)
+    with pytest.raises(FloatingPointError):
+        fit(module(NaNAt(2)), small_data("requests"), tmp_path, callbacks=[failed, checkpoint()])
+    fit(resumed, small_data("requests"), tmp_path, ckpt_path=str(tmp_path / "last.ckpt"), callbacks=[after])
+    epoch, batch, users, _ = json.loads((tmp_path / "log").read_text().splitlines()[0])
+    assert (epoch, batch, [f"user-{user}" for user in users]) == (0, 2, failed.users)
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert ours.equal(theirs)
 
 
 def test_fine_tuning_stops_too(tmp_path: Path) -> None:
