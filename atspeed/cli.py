@@ -4,7 +4,6 @@ import inspect
 import logging
 import sys
 import warnings
-from inspect import getdoc
 from typing import Any
 
 import transformers
@@ -65,10 +64,7 @@ class AtSpeedCLI(LightningCLI):
             datamodule_class=RecommendationData,
             save_config_callback=RunProvenance,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={
-                "prog": PROGRAM,
-                **settings,
-            },
+            parser_kwargs={"prog": PROGRAM, **settings},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_class=TrainerParser,
@@ -118,8 +114,7 @@ def _run_on_data(command: str, benchmark: type, description: str | None, args: l
 
 def run_catalog_benchmark(args: list[str]) -> None:
     """Measure what a catalog costs as it grows: build, memory, filters, and a request beside the model."""
-    command = "python -m atspeed benchmark-catalogs"
-    parser = Parser(prog=command, description=run_catalog_benchmark.__doc__, **PARSER_SETTINGS)
+    parser = Parser(prog=f"{PROGRAM} benchmark-catalogs", description=run_catalog_benchmark.__doc__, **PARSER_SETTINGS)
     parser.add_class_arguments(CatalogBenchmark, None)
     CatalogBenchmark(**parser.instantiate_classes(parser.parse_args(args)).as_dict()).run()
 
@@ -136,7 +131,7 @@ def cache_target(args: list[str]) -> None:
     --trainer.devices N and --trainer.strategy ddp, N processes share the work.
     """
     if args in (["-h"], ["--help"]):
-        print(f"usage: python -m atspeed cache-target --config FILE [options of fit]\n\n{getdoc(cache_target)}")
+        print(f"usage: {PROGRAM} cache-target --config FILE [options of fit]\n\n{inspect.getdoc(cache_target)}")
         return
     cli = AtSpeedCLI(args, run=False)
     if not isinstance(cli.model, Alignment):

@@ -22,12 +22,10 @@ class LossParts(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Listen to the parts."""
-        self._hooks: list[Any] = []
-        if stage not in ("fit", "validate"):  # cache-target
-            return
         if not isinstance(pl_module, Alignment):
             raise TypeError(f"LossParts needs an Alignment, not {type(pl_module).__name__}")
         self._values: dict[str, Tensor] = {}
+        self._hooks = []
         numbers: Counter[str] = Counter()
         for part in pl_module.loss.modules():
             if isinstance(part, AlignmentLoss) and part is not pl_module.loss:

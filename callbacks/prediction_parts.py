@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from atspeed.files import write_whole
+
 Record = dict[str, Any]
 
 
@@ -43,9 +45,7 @@ class PredictionParts:
         if not file.is_file():  # killed before there was an answer
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(settings, indent=2) + "\n")
-            os.replace(partial, file)
+            write_whole(file, lambda partial: partial.write_text(json.dumps(settings, indent=2) + "\n"))
             return
         found = json.loads(file.read_text())
         changed = [name for name in found | settings if found.get(name) != settings.get(name)]

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
 from atspeed.data import RequestBatch
+from atspeed.files import write_whole
 from atspeed.modules import Recommender
 from callbacks.prediction_parts import PredictionParts, Record
 
@@ -85,10 +85,8 @@ class PredictionWriter(pl.Callback):
             )
             return
         file = self._parts.folder.with_name(f"predictions.{self.format}")
-        partial = file.with_name(file.name + ".partial")
         write = {"jsonl": _write_json_lines, "parquet": _write_parquet}[self.format]
-        write(partial, self._parts.records())
-        os.replace(partial, file)
+        write_whole(file, lambda partial: write(partial, self._parts.records()))
         self._parts.remove()
         log.info("wrote %d recommendations to %s", requests, file)
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed.checks import require_at_least
-from atspeed.data import RequestBatch
-from atspeed.data.batches import collate_requests, evenly_spread
+from atspeed.data.batches import evenly_spread
 from atspeed.decoding import Drafter, NoDrafter, SpeculativeDecoder, Verifier
 from atspeed.metrics import AnswerOverlap, Speculation
 from atspeed.modules import Alignment
@@ -57,11 +56,9 @@ class SpeculationMonitor(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what has no draft, and say where nothing can be measured."""
-        if stage not in ("fit", "validate"):  # cache-target
-            return
         if not isinstance(pl_module, Alignment):
             raise TypeError(f"SpeculationMonitor needs an Alignment, not {type(pl_module).__name__}")
-        self._silent = getattr(trainer.strategy, "zero_stage_3", False)
+        self._silent = pl_module.zero_stage == 3
         if self._silent:
             log.warning(
                 "SpeculationMonitor logs nothing: trainer.strategy has ZeRO stage 3, where all processes must make the "
@@ -107,19 +104,17 @@ class SpeculationMonitor(pl.Callback):
         target = module.target if module.target_cache is None else self._load_target(module)
         data = module.data
         requests = evenly_spread(data.requests("val"), self.num_users)
-        requests.sort(key=lambda request: len(request.history))  # little padding
+        requests.sort(key=lambda request: len(request.history))  # each process gets short and long ones
         requests = requests[trainer.global_rank :: trainer.world_size]
         plain = SpeculativeDecoder(target, module.trie, NoDrafter())
         self._sample = []
-        for start in range(0, len(requests), data.batch_size):
-            batch = collate_requests(requests[start : start + data.batch_size], data.prompt)
-            batch = RequestBatch(*(tensor.to(module.device) for tensor in batch))
+        for batch in data.batches_by_length(requests, data.batch_size, module.device):
             self._sample.append((batch, plain(batch.prompts, batch.prompt_mask, self.num_beams).leaves))
         return SpeculativeDecoder(target, module.trie, self.drafter, self.verifier, module.model)
 
     def _load_target(self, module: Alignment) -> PreTrainedModel:
-        target: Any = module.build(module.target_source).requires_grad_(False)
-        target = target.to(device=module.device, dtype=module.model.dtype)
+        target: Any = module.build_target(module)
+        target = target.to(module.device)
         log.info(
             "model.target_cache is set, so training needs no target; SpeculationMonitor loads it to decode %d users: "
             "%.1f GB for each process",

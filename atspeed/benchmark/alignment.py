@@ -10,14 +10,13 @@ from torch import Tensor
 
 from atspeed.benchmark.benchmark import Method
 from atspeed.benchmark.coverage import measure_coverage
-from atspeed.benchmark.figures import draw_coverage, save_figure
-from atspeed.benchmark.measurement import batches_by_length
+from atspeed.benchmark.measurement import load_packed, pick_device
 from atspeed.benchmark.report import report
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
 from atspeed.decoding import ItemTrie, SpeculativeDecoder
-from atspeed.metrics import RecallAtK
-from atspeed.models import ModelSource, pack_linears
+from atspeed.metrics import RecallAtK, Speculation
+from atspeed.models import ModelSource
 from atspeed.provenance import provenance
 
 COVERED_LEVEL = 2  # codes of the prefixes whose coverage is shown: the last wide level of a catalog of four
@@ -71,22 +70,25 @@ class AlignmentBenchmark:
         self.num_requests = num_requests
         self.num_threads = num_threads
         self.seed = seed
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = pick_device(device)
         self.out = Path(out)
 
     def run(self, data: RecommendationData) -> dict[str, Any]:
         """Measure, print the tables, write JSON and figure, and return the content of the JSON."""
+        from atspeed.benchmark.figures import draw_coverage, save_figure  # matplotlib: as in Benchmark.run
+
         torch.set_num_threads(self.num_threads)
         data.num_test_users = self.num_requests
         data.setup("test")
         trie = ItemTrie(data.catalog.tokens).to(self.device)
-        target = self._build(self.target_source, data)
-        batches = batches_by_length(data.test_requests(), data.batch_size, data, self.device)
+        target = load_packed(self.target_source, data, self.out, self.device)
+        requests = data.test_requests()
+        batches = data.batches_by_length(requests, data.batch_size, self.device)
         rows: list[dict[str, Any]] = []
         coverage: list[dict[str, Any]] = []
         calls: dict[tuple[str, int], Tensor] = {}
         for name, source in self.drafts.items():
-            draft = self._build(source, data)
+            draft = load_packed(source, data, self.out, self.device)
             for covered in measure_coverage(target, draft, trie, batches, self.num_beams, self.draft_beams):
                 if covered["level"] == COVERED_LEVEL:
                     coverage.append({"draft": name, **covered})
@@ -101,7 +103,7 @@ class AlignmentBenchmark:
                     rows.append({"draft": name, "method": title, "num_beams": width, **row})
         result = {
             "environment": provenance(self.device),
-            "setting": {"run": str(self.out), "items": data.catalog.num_items, "requests": sum(map(_size, batches))},
+            "setting": {"run": str(self.out), "items": data.catalog.num_items, "requests": len(requests)},
             "rows": rows,
             "coverage": coverage,
         }
@@ -109,33 +111,26 @@ class AlignmentBenchmark:
         save_figure(draw_coverage(coverage), self.out / "benchmark" / "alignment.png")
         return result
 
-    def _build(self, source: ModelSource, data: RecommendationData) -> Any:
-        model: Any = source.build(data.catalog.vocabulary, self.out)
-        return pack_linears(model.to(self.device))
-
     def _measure(
         self, decoder: SpeculativeDecoder, trie: ItemTrie, batches: list[RequestBatch], num_beams: int, title: str
     ) -> tuple[dict[str, float], Tensor]:
         """Return the means of a method, and its target calls of each request."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
         recall = RecallAtK(num_beams).to(self.device)
-        calls, accepted = [], 0
+        speculation = Speculation(trie.num_levels).to(self.device)
+        calls = []
         for batch in track(batches, title, transient=True):
             decoded = decoder(batch.prompts, batch.prompt_mask, num_beams, generator=generator)
             recall.update(trie.concatenated_items(decoded.leaves, num_beams), batch.truth)
             calls.append(decoded.target_calls.cpu())
-            accepted += int(decoded.accepted_levels.sum())
+            speculation.update(decoded)
         target_calls = torch.cat(calls)
         means = {
             "target_calls": float(target_calls.double().mean()),
-            "accepted_levels": accepted / int(target_calls.sum()),
+            "accepted_levels": float(speculation.compute()["accepted_levels"]),
             "recall": float(recall.compute()),
         }
         return means, target_calls
-
-
-def _size(batch: RequestBatch) -> int:
-    return len(batch.users)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

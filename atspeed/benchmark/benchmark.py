@@ -11,8 +11,7 @@ from rich.progress import track
 from transformers import PreTrainedModel
 
 from atspeed.benchmark.coverage import measure_coverage
-from atspeed.benchmark.html import write_report
-from atspeed.benchmark.measurement import Answer, Measurement, answers_of, batches_by_length, time_interleaved
+from atspeed.benchmark.measurement import Answer, Measurement, answers_of, pick_device, time_interleaved
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.reference import HFGenerate
 from atspeed.benchmark.report import report, tables_of
@@ -124,11 +123,13 @@ class Benchmark:
         self.num_threads = num_threads
         self.pack_weights = pack_weights
         self.seed = seed
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = pick_device(device)
         self.out = Path(out)
 
     def run(self, data: RecommendationData) -> dict[str, Any]:
         """Measure, print the tables, write the files and return the content of ``benchmark.json``."""
+        from atspeed.benchmark.html import write_report  # matplotlib: only where it draws, not in every command
+
         torch.set_num_threads(self.num_threads)
         data.num_test_users = self.num_requests
         data.setup("test")
@@ -137,14 +138,14 @@ class Benchmark:
         rows: list[dict[str, Any]] = []
         curves: list[dict[str, Any]] = []
         for batch_size in self.batch_sizes:
-            batches = batches_by_length(requests, batch_size, data, self.device)
+            batches = data.batches_by_length(requests, batch_size, self.device)
             for width in self.num_beams:
                 with_curves = (batch_size, width) == (self.batch_sizes[0], max(self.num_beams))
                 for row in self._measure(width, batches, batch_size, with_curves):
                     (curves if row["method"] in self.curves else rows).append(row)
         coverage = []
         if self.draft is not None and self.coverage_beams:
-            batches = batches_by_length(requests, 1, data, self.device)
+            batches = data.batches_by_length(requests, 1, self.device)
             coverage = measure_coverage(
                 self.target,
                 self.draft,

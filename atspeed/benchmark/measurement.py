@@ -6,17 +6,19 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from rich.progress import track
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from atspeed.data import ItemCatalog, RecommendationData, RequestBatch
-from atspeed.data.batches import RequestExample, collate_requests
 from atspeed.decoding import Decoded
 from atspeed.metrics import NDCGAtK, Speculation
 from atspeed.metrics.ranking import recall_at_k
+from atspeed.models import ModelSource, pack_linears
 
 LOWEST_SCORE = -1e8  # below: what ``generate`` fills up with where the catalog has fewer semantic IDs than beams
 Answer = dict[tuple[int, ...], float]
@@ -24,14 +26,15 @@ Answer = dict[tuple[int, ...], float]
 AnswerType = TypeVar("AnswerType")
 
 
-def batches_by_length(
-    requests: list[RequestExample], batch_size: int, data: RecommendationData, device: torch.device
-) -> list[RequestBatch]:
-    """Return requests in batches of similar length, which keeps their padding small."""
-    requests = sorted(requests, key=lambda request: len(request.history))
-    starts = range(0, len(requests), batch_size)
-    batches = [collate_requests(requests[start : start + batch_size], data.prompt) for start in starts]
-    return [RequestBatch(*(tensor.to(device) for tensor in batch)) for batch in batches]
+def pick_device(device: str | None) -> torch.device:
+    """Return a device; if none is named, a GPU if there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def load_packed(source: ModelSource, data: RecommendationData, run_dir: Path, device: torch.device) -> PreTrainedModel:
+    """Build a model for the data's catalog on a device, and pack its weights."""
+    model: Any = source.build(data.catalog.vocabulary, run_dir)
+    return pack_linears(model.to(device))
 
 
 def time_interleaved(

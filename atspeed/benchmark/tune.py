@@ -11,9 +11,8 @@ from typing import Any, Literal
 import torch
 from omegaconf import OmegaConf
 from rich.table import Table
-from transformers import PreTrainedModel
 
-from atspeed.benchmark.measurement import batches_by_length, time_interleaved
+from atspeed.benchmark.measurement import load_packed, pick_device, time_interleaved
 from atspeed.benchmark.report import report
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
@@ -29,7 +28,7 @@ from atspeed.decoding import (
     TrieDrafter,
 )
 from atspeed.metrics import Speculation
-from atspeed.models import ModelSource, pack_linears
+from atspeed.models import ModelSource
 from atspeed.provenance import provenance
 
 log = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class Tuner:
         self.num_warmup = num_warmup
         self.num_threads = num_threads
         self.seed = seed
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = pick_device(device)
         self.out = Path(out)
 
     def run(self, data: RecommendationData) -> dict[str, Any]:
@@ -150,16 +149,12 @@ class Tuner:
 
     def _build(self, data: RecommendationData) -> dict[str, SpeculativeDecoder]:
         """Return a decoder for each candidate that can be had."""
-
-        def build(source: ModelSource) -> PreTrainedModel:
-            model: Any = source.build(data.catalog.vocabulary, self.out)
-            return pack_linears(model.to(self.device))
-
-        target, trie = build(self.target_source), ItemTrie(data.catalog.tokens).to(self.device)
+        target = load_packed(self.target_source, data, self.out, self.device)
+        trie = ItemTrie(data.catalog.tokens).to(self.device)
         draft, missing = None, "draft is not set"
         if self.draft_source is not None:
             try:
-                draft = build(self.draft_source)
+                draft = load_packed(self.draft_source, data, self.out, self.device)
             except FileNotFoundError as error:
                 missing = str(error)
         left_out = [name for name, drafter in self.candidates.items() if drafter.needs_draft and draft is None]
@@ -188,7 +183,7 @@ class Tuner:
 
             return decode
 
-        batches = batches_by_length(requests, data.batch_size, data, self.device)
+        batches = data.batches_by_length(requests, data.batch_size, self.device)
         methods = {name: answer(decoder) for name, decoder in decoders.items()}
         seconds: Seconds = {name: [] for name in decoders}
         counts = {name: Speculation(data.catalog.num_levels).to(self.device) for name in decoders}

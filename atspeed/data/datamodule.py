@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import lightning.pytorch as pl
+import torch
 from torch.utils.data import DataLoader
 
 from atspeed.checks import require_at_least
@@ -16,6 +17,7 @@ from atspeed.data.batches import (
     BatchedDataset,
     BatchesInTurn,
     LengthBucketSampler,
+    RequestBatch,
     RequestExample,
     SequenceExample,
     collate_requests,
@@ -150,6 +152,15 @@ class RecommendationData(pl.LightningDataModule):
         else:
             pairs = [(user, data.train[user], items[:1]) for user, items in enumerate(data.valid) if items]
         return [RequestExample(*pair, row) for row, pair in enumerate(pairs)]
+
+    def batches_by_length(
+        self, requests: Sequence[RequestExample], batch_size: int, device: torch.device
+    ) -> list[RequestBatch]:
+        """Return requests in batches of similar length, which keeps their padding small, on a device."""
+        requests = sorted(requests, key=lambda request: len(request.history))
+        starts = range(0, len(requests), batch_size)
+        batches = [collate_requests(requests[start : start + batch_size], self.prompt) for start in starts]
+        return [RequestBatch(*(tensor.to(device) for tensor in batch)) for batch in batches]
 
     def train_dataloader(self) -> DataLoader:
         """Loader of sequences or requests, by ``examples``."""

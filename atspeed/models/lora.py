@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -72,6 +70,9 @@ def add_adapters(
     model: PreTrainedModel, rank: int, scale: float, dropout: float, target_modules: list[str] | Literal["all-linear"]
 ) -> None:
     """Freeze a model but for its embeddings, and put adapters in, in place; see :class:`LoRA`."""
+    from peft import LoraConfig, inject_adapter_in_model  # takes half a second, so only where it is used
+    from peft.tuners.lora import LoraLayer
+
     config = LoraConfig(r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=target_modules)  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, ADAPTER)  # freezes everything but the adapters
     for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -89,6 +90,8 @@ def merged_state(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, 
         model: the model that the state is of; one without adapters is fine.
         state: its whole state.
     """
+    from peft.tuners.lora import LoraLayer
+
     merged = dict(state)
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from atspeed.data import RecommendationData, RequestBatch
-from atspeed.data.batches import collate_requests
+from atspeed.data import RecommendationData
 from atspeed.decoding import ItemTrie, PrefixScorer
 from atspeed.modules.alignment import Alignment, search_beams
 from atspeed.modules.base import StageModule
@@ -73,21 +72,19 @@ class TargetCaching(StageModule):
         split, number = shard
         trie = self.trie.to(self.device)
         requests = self.cache.requests_of(split, number)
-        order = sorted(range(len(requests)), key=lambda place: len(requests[place].history))
         size = max(1, self.data.max_tokens // self.data.max_prompt_tokens)
         all_beams: dict[int, Tensor] = {}
         all_edges: dict[int, Tensor] = {}
-        for start in range(0, len(order), size):
-            places = order[start : start + size]
-            batch = collate_requests([requests[place] for place in places], self.data.prompt)
-            batch = RequestBatch(*(tensor.to(self.device) for tensor in batch))
+        for batch in self.data.batches_by_length(requests, size, self.device):
             target = PrefixScorer(self.target, trie, batch.prompts, batch.prompt_mask)
             beams = search_beams(target, self.alignment.num_beams)
             truth = trie.leaves(batch.truth[:, 0])
             target.score(trie.path(truth))
             edges, mask = target.edges(*cached_prefixes(trie, beams, truth))
-            for place, leaves, values, exists in zip(places, beams.cpu(), edges.cpu(), mask.cpu(), strict=True):
-                all_beams[place], all_edges[place] = leaves, values[exists]
-        beams = torch.stack([all_beams[place] for place in range(len(requests))])
-        self.cache.write(split, number, beams, [all_edges[place] for place in range(len(requests))])
+            for row, leaves, values, exists in zip(
+                batch.rows.tolist(), beams.cpu(), edges.cpu(), mask.cpu(), strict=True
+            ):
+                all_beams[row], all_edges[row] = leaves, values[exists]
+        rows = [request.row for request in requests]
+        self.cache.write(split, number, torch.stack([all_beams[row] for row in rows]), [all_edges[row] for row in rows])
         return len(requests)

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from torch import Tensor
 from atspeed.data import RecommendationData
 from atspeed.data.batches import RequestExample
 from atspeed.decoding import ROOT, ItemTrie, ScoredPrefixes
+from atspeed.files import write_whole
 
 SHARD_REQUESTS = 1024
 Split = Literal["train", "val"]
@@ -86,7 +86,7 @@ class TargetCache:
     def prepare(self) -> None:
         """Make the folder and say in it what the cache is made from."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self._fingerprint, lambda partial: partial.write_text(json.dumps(self._parts, indent=2) + "\n"))
+        write_whole(self._fingerprint, lambda partial: partial.write_text(json.dumps(self._parts, indent=2) + "\n"))
 
     def shards(self) -> list[tuple[Split, int]]:
         """Return split and number of all shards."""
@@ -127,7 +127,7 @@ class TargetCache:
         """
         ends = torch.tensor([len(values) for values in edges]).cumsum(0)
         content = {"beams": beams.int(), "edges": torch.cat(list(edges)), "ends": ends}
-        _write(self._file(split, shard), lambda partial: save_file(content, partial))
+        write_whole(self._file(split, shard), lambda partial: save_file(content, partial))
 
     def read(self, split: Split, rows: Sequence[int], trie: ItemTrie, truth: Tensor) -> tuple[Tensor, ScoredPrefixes]:
         """Return the target's beams and scores of some requests, on the trie's device.
@@ -171,9 +171,3 @@ def _hash(requests: dict[Split, list[RequestExample]], max_history: int) -> str:
         for request in examples:
             digest.update(np.array([-1, *request.history[-max_history:], -2, *request.truth]).tobytes())
     return digest.hexdigest()
-
-
-def _write(file: Path, write: Callable[[Path], object]) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    write(partial)
-    os.replace(partial, file)

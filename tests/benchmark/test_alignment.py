@@ -10,10 +10,12 @@ from atspeed.benchmark import AlignmentBenchmark
 from atspeed.benchmark.benchmark import Method
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import HybridDrafter, ModelDrafter, RelaxedSampling, StrictTopK
-from atspeed.models import NewModel
-from tests.modules.tiny import TINY
+from atspeed.models import Exported, NewModel
+from atspeed.modules import FineTuning
+from callbacks import HuggingFaceExport
+from tests.modules.tiny import TINY, fit
 
-TARGET = NewModel("llama", TINY, 1)
+TARGET = Exported("target")
 METHODS = {
     "draft": Method(ModelDrafter(draft_beams=30, gamma=3), StrictTopK()),
     "hybrid": Method(HybridDrafter(max_nodes=120), StrictTopK()),
@@ -22,12 +24,15 @@ METHODS = {
 
 
 def make_data() -> RecommendationData:
-    return RecommendationData(EmbeddedCatalog(num_users=40, num_items=140), batch_size=4)
+    return RecommendationData(EmbeddedCatalog(num_users=40, num_items=140), batch_size=4, max_tokens=1024)
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
     out = tmp_path_factory.mktemp("run")
+    # trained to know what is legal: a draft is ranked over legal codes, and only such a target ranks likewise
+    module = FineTuning("target", NewModel("llama", TINY, 1), learning_rate=1e-2, warmup_steps=2)
+    fit(module, make_data(), out, max_epochs=6, callbacks=[HuggingFaceExport()])
     drafts = {"untrained": NewModel("llama", TINY, 2), "perfect": TARGET}
     settings = {"num_beams": (1, 4), "draft_beams": (4, 16, 64), "num_requests": 10, "device": "cpu"}
     AlignmentBenchmark(TARGET, drafts, METHODS, **settings, out=out).run(make_data())  # type: ignore[arg-type]

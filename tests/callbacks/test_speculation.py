@@ -191,7 +191,9 @@ def test_under_zero_3_it_says_that_it_cannot_decode_and_does_not(
     for stage in (2, 3):
         monkeypatch.setattr(trainer._accelerator_connector, "strategy", DeepSpeedStrategy(stage=stage))
         callback = monitor()
-        callback.setup(trainer, alignment(), "fit")
+        module = alignment()
+        module.trainer = trainer
+        callback.setup(trainer, module, "fit")
         assert ("SpeculationMonitor logs nothing" in caplog.text) == (stage == 3)
     callback.on_train_start(trainer, alignment())  # would need the models that are not built
     callback.on_validation_epoch_end(trainer, alignment())

@@ -192,8 +192,8 @@ def launch(strategy: str, folder: Path) -> None:
     processes = [fork.Process(target=process, args=(strategy, folder, rank, port)) for rank in range(2)]
     for one in processes:
         one.start()
-    while any(one.is_alive() for one in processes):
-        multiprocessing.connection.wait([one.sentinel for one in processes if one.is_alive()])
+    while alive := [one.sentinel for one in processes if one.is_alive()]:  # to wait for none is to wait for ever
+        multiprocessing.connection.wait(alive)
         if any(one.exitcode for one in processes):
             for one in processes:
                 one.kill()  # not terminate: Lightning catches that signal, and a process that waits is deaf
