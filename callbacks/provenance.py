@@ -10,14 +10,22 @@ from atspeed.provenance import provenance
 
 
 class RunProvenance(SaveConfigCallback):
-    """Writes ``config.yaml`` (resolved) and ``run.json`` (command line, commit, versions) to the stage's folder.
+    """Writes ``config.yaml`` (resolved) and ``run.json`` (command line, commit, versions) of a fit to its folder.
 
-    The command line adds it to every run, because it needs the parser and the config; process zero writes.
+    Other commands write ``validate-config.yaml``, ``validate-run.json`` and so on, so that it stays known how the stage
+    was trained. The command line adds the callback to every run, because it needs the parser and the config; process
+    zero writes.
     """
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Name the files after the command, and write them."""
+        self._prefix = "" if stage == "fit" else f"{stage}-"
+        self.config_filename = f"{self._prefix}config.yaml"
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: pl.Trainer, pl_module: StageModule, stage: str) -> None:  # type: ignore[override]
-        """Write ``run.json``; the base class writes the config."""
+        """Write the record; the base class writes the config."""
         folder = pl_module.run_dir / pl_module.stage  # not trainer.log_dir, a broadcast: only rank zero is here
         folder.mkdir(parents=True, exist_ok=True)
         record = provenance(trainer.strategy.root_device)
-        (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        (folder / f"{self._prefix}run.json").write_text(json.dumps(record, indent=2) + "\n")

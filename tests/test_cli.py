@@ -106,6 +106,10 @@ def test_test_prints_recall_beside_the_baselines(run_dir: Path) -> None:
         assert f"test/{name}" in output
     run("predict", *settings, *SMALL_DATA)
     assert len((run_dir / "recommend" / "predictions.jsonl").read_text().splitlines()) == 40
+    for command in ("test", "predict"):
+        record = json.loads((run_dir / "recommend" / f"{command}-run.json").read_text())
+        assert record["command"][1] == command
+        assert "num_users: 40" in (run_dir / "recommend" / f"{command}-config.yaml").read_text()
 
 
 @pytest.mark.e2e

@@ -65,7 +65,7 @@ def draw_coverage(coverage: list[Row]) -> Figure:
         _draft_width_axis(panel, [row["draft_beams"] for row in coverage])
         panel.set(title=f"K = {num_beams}", ylim=(0, 1.02))
     panels[0][0].set_ylabel("share of requests covered")
-    panels[0][-1].legend(fontsize="small", loc="lower right")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure
 
 

@@ -1,5 +1,8 @@
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -197,16 +200,33 @@ def test_shards_of_unknown_origin_are_refused(run_dir: Path) -> None:
         attach(alignment(True), run_dir)
 
 
-def test_writing_goes_on_where_it_stopped(made: Path, run_dir: Path) -> None:
-    folder = run_dir / "cache"
-    for name in ("train-000003", "val-000000"):
-        (folder / f"{name}.safetensors").unlink()
-    (folder / "val-000000.safetensors.partial").write_bytes(b"torn")
-    kept = folder / "train-000000.safetensors"
-    written = kept.stat().st_mtime_ns
+def write_and_die(run_dir: Path) -> None:
+    """Be a process that is killed when half of its third shard is on disk."""
+    save_file = target_cache.save_file
+
+    def save(content: dict[str, torch.Tensor], file: Path) -> None:
+        save_file(content, file)
+        if len(list(file.parent.glob("*.safetensors"))) == 2:
+            os.truncate(file, file.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    target_cache.SHARD_REQUESTS, target_cache.save_file = 7, save
     write_cache(run_dir)
-    assert shards(run_dir) == shards(made)
-    assert kept.stat().st_mtime_ns == written
+
+
+def test_writing_goes_on_after_a_kill(made: Path, tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=write_and_die, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list((tmp_path / "cache").glob("*.partial"))) == 1
+    with pytest.raises(ValueError, match=r"is incomplete: 6 of 8 shards are missing"):
+        attach(alignment(True), tmp_path)
+    finished = sorted((tmp_path / "cache").glob("*.safetensors"))
+    written = [file.stat().st_mtime_ns for file in finished]
+    write_cache(tmp_path)
+    assert shards(tmp_path) == shards(made)
+    assert [file.stat().st_mtime_ns for file in finished] == written, "they were not made again"
 
 
 def test_a_cache_needs_a_name(tmp_path: Path) -> None:
