@@ -10,6 +10,8 @@ from atspeed.models import model_folder
 
 STAGES: dict[str, set[str]] = {"target": set(), "draft": set(), "strict": {"target", "draft"}}
 """Stages in order, and the stages whose models each of them starts from."""
+SETTINGS = {"strict": ["--model.alpha", "1.0"]}
+"""Options beside a stage's config. With the paper's α = 0.7 a draft gains a third of that (docs/alignment.md)."""
 
 
 def configs_folder() -> Path:
@@ -56,7 +58,7 @@ def quickstart(args: list[str]) -> None:
         killed = not outdated and (options.out / stage / "checkpoints" / "last.ckpt").exists()
         resume = ["--ckpt_path", "last"] if killed else []
         config = ["--config", str(configs_folder() / f"{stage}.yaml"), "--trainer.default_root_dir", str(options.out)]
-        main(["fit", *config, *data, *resume])
+        main(["fit", *config, *SETTINGS.get(stage, []), *data, *resume])
         trained.add(stage)
         console.print(f"[bold]{stage}[/bold]: done in {time.perf_counter() - begin:.0f} s")
     main(["benchmark", "--config", str(configs_folder() / "benchmark.yaml"), "--out", str(options.out), *data])

@@ -179,6 +179,7 @@ def test_quickstart_makes_what_is_missing(run_dir: Path) -> None:
     assert "strict: done" in output
     assert "benchmark.json" in output
     assert (run_dir / "strict" / "model" / "model.safetensors").is_file()
+    assert "alpha: 1.0" in (run_dir / "strict" / "config.yaml").read_text()
     assert (run_dir / "target" / "model" / "model.safetensors").stat().st_mtime == before
 
 
