@@ -4,6 +4,7 @@ import json
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from atspeed.modules import StageModule
 from atspeed.provenance import provenance
@@ -19,7 +20,8 @@ class RunProvenance(SaveConfigCallback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Name the files after the command, and write them."""
-        self._prefix = "" if stage == "fit" else f"{stage}-"
+        command = TrainerFn(stage).value
+        self._prefix = "" if command == "fit" else f"{command}-"
         self.config_filename = f"{self._prefix}config.yaml"
         super().setup(trainer, pl_module, stage)
 
