@@ -37,7 +37,7 @@ def recommend_with(overlay: str, folder: Path) -> Drafter:
 
 
 def test_the_fastest_is_chosen_and_what_is_slow_is_not(tmp_path: Path) -> None:
-    trie, hybrid, widths, gammas = ("auto", 128), (640,), (10,), (1, 3)  # 640: all of it, without a draft call
+    trie, hybrid, widths, gammas = ("auto", 128), (64,), (10,), (1, 3)  # 640 would take all without a draft call
     settings = {"num_beams": 4, "num_finalists": 2, "num_threads": THREADS, "out": tmp_path}
     tuner = Tuner(DEEP, DEEP, trie, hybrid, widths, gammas, **settings)  # type: ignore[arg-type]
     result = tuner.run(small_data())
@@ -49,8 +49,8 @@ def test_the_fastest_is_chosen_and_what_is_slow_is_not(tmp_path: Path) -> None:
     assert set(sorted(row["speedup_vs_plain"] for row in first if row["candidate"] != "plain")[-2:]) == {
         row["speedup_vs_plain"] for row in first if row["candidate"] in {r["candidate"] for r in final} - {"plain"}
     }
+    assert result["chosen"].startswith("trie")  # a draft as large as the target cannot pay
     chosen = next(row for row in final if row["candidate"] == result["chosen"])
-    assert chosen["draft_calls"] == 0  # calls of a draft as large as the target cannot pay
     low, high = chosen["interval"]
     assert 1 < low <= chosen["speedup_vs_plain"] <= high
     assert chosen["target_calls"] < 4
