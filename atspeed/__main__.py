@@ -1,7 +1,7 @@
 """``python -m atspeed``."""
 
-from atspeed.cli import main
-from atspeed.errors import explained_errors
+from atspeed.cli.main import main
+from atspeed.cli.messages import explained_errors
 
 if __name__ == "__main__":
     with explained_errors():

@@ -11,16 +11,16 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 
 from atspeed.benchmark import AlignmentBenchmark, Benchmark
-from atspeed.cli import PARSER_SETTINGS, AtSpeedCLI
+from atspeed.cli.main import PARSER_SETTINGS, AtSpeedCLI
+from atspeed.cli.quickstart import configs_folder
 from atspeed.data import RecommendationData
 from atspeed.decoding import LosslessSampling, RelaxedSampling
 from atspeed.losses import AtSpeedR, AtSpeedS, Coverage
 from atspeed.models import Checkpoint, LoRA
-from atspeed.models.memory import LIVE_PARAMETERS
-from atspeed.quickstart import configs_folder
+from scripts.memory import LIVE_PARAMETERS
 
 CONFIGS = configs_folder()
-ROOT = CONFIGS.parent
+ROOT = Path(__file__).parents[1]
 
 
 class ParseOnly(AtSpeedCLI):
@@ -54,11 +54,11 @@ def test_configs_instantiate(command: str, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overlay", "strategy", "zero"),
     [
-        ("ddp", DDPStrategy, None),
-        ("deepspeed-zero2", DeepSpeedStrategy, {"stage": 2}),
-        ("deepspeed-zero3", DeepSpeedStrategy, {"stage": 3, "stage3_max_live_parameters": LIVE_PARAMETERS}),
+        ("hardware/ddp", DDPStrategy, None),
+        ("hardware/deepspeed-zero2", DeepSpeedStrategy, {"stage": 2}),
+        ("hardware/deepspeed-zero3", DeepSpeedStrategy, {"stage": 3, "stage3_max_live_parameters": LIVE_PARAMETERS}),
         (
-            "deepspeed-zero3-offload",
+            "hardware/deepspeed-zero3-offload",
             DeepSpeedStrategy,
             {
                 "stage": 3,
@@ -87,7 +87,7 @@ def test_hardware_overlays_instantiate_on_every_fit(
 
 
 def test_the_lora_overlay_wraps_a_pre_trained_model(tmp_path: Path) -> None:
-    files = [part for name in ("target", "lora") for part in ("--config", str(CONFIGS / f"{name}.yaml"))]
+    files = [part for name in ("target", "models/lora") for part in ("--config", str(CONFIGS / f"{name}.yaml"))]
     settings = ["--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
     network = ParseOnly(["fit", *files, *settings, "--model.network.base.path", "there"]).model.network
     assert isinstance(network, LoRA)
@@ -107,7 +107,7 @@ def test_the_alignments_state_every_setting_of_the_paper_and_of_their_loss() -> 
         model = compose(name).model
         assert type(model.loss) is loss
         assert (model.alpha, model.num_beams, model.learning_rate, model.weight_decay) == (0.7, 20, 1e-3, 0.1)
-    for names in (["strict"], ["relaxed"], ["strict", "coverage"]):
+    for names in (["strict"], ["relaxed"], ["strict", "losses/coverage"]):
         stated = yaml.safe_load((CONFIGS / f"{names[-1]}.yaml").read_text())["model"]["init_args"]["loss"]
         signature = inspect.signature(type(compose(*names).model.loss))
         settings = {
@@ -117,20 +117,25 @@ def test_the_alignments_state_every_setting_of_the_paper_and_of_their_loss() -> 
 
 
 def test_the_coverage_overlay_keeps_the_rest_of_strict() -> None:
-    model = compose("strict", "coverage").model
+    model = compose("strict", "losses/coverage").model
     assert isinstance(model.loss, Coverage)
     assert (model.stage, model.alpha, model.num_beams) == ("coverage", 1.0, 20)
 
 
 @pytest.mark.parametrize(
     ("base", "overlay"),
-    [("target", "llama-7b"), ("draft", "llama-68m"), ("target", "qwen3-8b"), ("draft", "qwen3-0.6b")],
+    [
+        ("target", "models/llama-7b"),
+        ("draft", "models/llama-68m"),
+        ("target", "models/qwen3-8b"),
+        ("draft", "models/qwen3-0.6b"),
+    ],
 )
 def test_model_overlays_start_from_a_pre_trained_model(base: str, overlay: str) -> None:
-    model = compose(base, overlay, "deepspeed-zero3").model
+    model = compose(base, overlay, "hardware/deepspeed-zero3").model
     assert model.stage == base
     assert isinstance(model.network, Checkpoint)
-    assert model.network.path == Path("models") / overlay
+    assert model.network.path == Path(overlay)
     assert model.network.new_vocabulary
 
 
@@ -157,14 +162,14 @@ def test_the_benchmark_config_instantiates() -> None:
 
 def test_all_configs_are_tried() -> None:
     tried = {"target", "draft", "strict", "relaxed", "recommend", "benchmark", "benchmark-alignment", "tune"}
-    overlays = {"coverage", "llama-7b", "llama-68m", "qwen3-8b", "qwen3-0.6b"} | {
-        "ddp",
-        "deepspeed-zero2",
-        "deepspeed-zero3",
-        "deepspeed-zero3-offload",
-        "lora",
+    overlays = {"losses/coverage", "models/llama-7b", "models/llama-68m", "models/qwen3-8b", "models/qwen3-0.6b"} | {
+        "hardware/ddp",
+        "hardware/deepspeed-zero2",
+        "hardware/deepspeed-zero3",
+        "hardware/deepspeed-zero3-offload",
+        "models/lora",
     }
-    assert {file.stem for file in CONFIGS.iterdir()} == tried | overlays
+    assert {str(file.relative_to(CONFIGS).with_suffix("")) for file in CONFIGS.rglob("*.yaml")} == tried | overlays
 
 
 def test_classes_chosen_on_the_command_line_take_their_settings(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Side-by-side measurement."""
 
-from atspeed.benchmark.alignment import AlignmentBenchmark
 from atspeed.benchmark.benchmark import Benchmark, Method
 from atspeed.benchmark.catalogs import CatalogBenchmark
+from atspeed.benchmark.draft_comparison import AlignmentBenchmark
 from atspeed.benchmark.reference import HFGenerate
-from atspeed.benchmark.tune import Tuner
+from atspeed.benchmark.tuner import Tuner
 
 __all__ = ["AlignmentBenchmark", "Benchmark", "CatalogBenchmark", "HFGenerate", "Method", "Tuner"]

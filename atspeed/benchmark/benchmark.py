@@ -10,11 +10,11 @@ import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
-from atspeed.benchmark.coverage import measure_coverage
+from atspeed.benchmark.draft_coverage import measure_coverage
 from atspeed.benchmark.measurement import Answer, Measurement, answers_of, pick_device, time_interleaved
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.reference import HFGenerate
-from atspeed.benchmark.report import report, tables_of
+from atspeed.benchmark.report.tables import report, tables_of
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData
 from atspeed.data.batches import RequestBatch
@@ -128,7 +128,7 @@ class Benchmark:
 
     def run(self, data: RecommendationData) -> dict[str, Any]:
         """Measure, print the tables, write the files and return the content of ``benchmark.json``."""
-        from atspeed.benchmark.html import write_report  # matplotlib: only where it draws, not in every command
+        from atspeed.benchmark.report.page import write_report  # matplotlib: only where it draws, not in every command
 
         torch.set_num_threads(self.num_threads)
         data.num_test_users = self.num_requests

@@ -13,7 +13,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from atspeed.benchmark.phases import measure_phases
-from atspeed.benchmark.report import report
+from atspeed.benchmark.report.tables import report
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import Drafter, ItemFilter, ItemTrie, NoDrafter, SpeculativeDecoder, TrieDrafter

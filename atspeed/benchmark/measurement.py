@@ -14,7 +14,8 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from atspeed.data import ItemCatalog, RecommendationData, RequestBatch
+from atspeed.catalog import ItemCatalog
+from atspeed.data import RecommendationData, RequestBatch
 from atspeed.decoding import Decoded
 from atspeed.metrics import NDCGAtK, Speculation
 from atspeed.metrics.ranking import recall_at_k

@@ -15,8 +15,6 @@ from torch.utils.data import DataLoader
 from atspeed.checks import require_at_least
 from atspeed.data.batches import (
     BatchedDataset,
-    BatchesInTurn,
-    LengthBucketSampler,
     RequestBatch,
     RequestExample,
     SequenceExample,
@@ -25,8 +23,10 @@ from atspeed.data.batches import (
     evenly_spread,
 )
 from atspeed.data.histories import Histories, read_histories
-from atspeed.data.interactions import Interactions, InteractionSource
-from atspeed.data.prompts import CompactPrompt
+from atspeed.data.interactions import Interactions
+from atspeed.data.samplers import BatchesInTurn, LengthBucketSampler
+from atspeed.data.sources.interaction_source import InteractionSource
+from atspeed.prompts.compact import CompactPrompt
 
 log = logging.getLogger(__name__)
 

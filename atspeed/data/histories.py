@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from atspeed.data.catalog import ItemCatalog
+from atspeed.catalog.item_catalog import ItemCatalog
 from atspeed.data.interactions import ItemSequences
 
 log = logging.getLogger(__name__)

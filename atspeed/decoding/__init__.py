@@ -5,13 +5,21 @@ levels, ``M`` trie nodes, ``V`` tokens.
 """
 
 from atspeed.decoding.beams import Beams, next_beams
-from atspeed.decoding.decoder import Decoded, SpeculativeDecoder, search
-from atspeed.decoding.drafters import Drafter, HybridDrafter, ModelDrafter, NoDrafter, Proposal, TrieDrafter
+from atspeed.decoding.decoder import SpeculativeDecoder
+from atspeed.decoding.drafters.drafter import Drafter, Proposal
+from atspeed.decoding.drafters.hybrid_drafter import HybridDrafter
+from atspeed.decoding.drafters.model_drafter import ModelDrafter
+from atspeed.decoding.drafters.no_drafter import NoDrafter
+from atspeed.decoding.drafters.trie_drafter import TrieDrafter
 from atspeed.decoding.filters import ItemFilter
-from atspeed.decoding.sampling import LosslessSampling, RelaxedSampling, SamplingVerifier
 from atspeed.decoding.scorer import PrefixScorer, ScoredPrefixes
+from atspeed.decoding.search import Decoded, search
 from atspeed.decoding.trie import END, ROOT, ItemTrie
-from atspeed.decoding.verifiers import StrictTopK, Verifier
+from atspeed.decoding.verifiers.lossless_sampling import LosslessSampling
+from atspeed.decoding.verifiers.relaxed_sampling import RelaxedSampling
+from atspeed.decoding.verifiers.sampling import SamplingVerifier
+from atspeed.decoding.verifiers.strict_top_k import StrictTopK
+from atspeed.decoding.verifiers.verifier import Verifier
 
 __all__ = [
     "END",

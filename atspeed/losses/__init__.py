@@ -1,11 +1,11 @@
 """Alignment losses."""
 
-from atspeed.losses.base import AlignmentLoss, Prefixes, PrefixLoss
-from atspeed.losses.composition import WeightedSum
+from atspeed.losses.alignment_loss import AlignmentLoss, Prefixes, PrefixLoss
+from atspeed.losses.atspeed_r import AtSpeedR
+from atspeed.losses.atspeed_s import AtSpeedS, DensityRegularization, ReverseKL
 from atspeed.losses.coverage import Coverage
 from atspeed.losses.distillation import ForwardKL, JensenShannon, SequenceKD
-from atspeed.losses.relaxed import AtSpeedR
-from atspeed.losses.strict import AtSpeedS, DensityRegularization, ReverseKL
+from atspeed.losses.weighted_sum import WeightedSum
 
 __all__ = [
     "AlignmentLoss",

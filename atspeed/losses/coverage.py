@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from atspeed.checks import require_at_least
-from atspeed.losses.base import AlignmentLoss, Prefixes
+from atspeed.losses.alignment_loss import AlignmentLoss, Prefixes
 from atspeed.losses.distillation import ForwardKL
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from atspeed.losses.base import Prefixes, PrefixLoss
+from atspeed.losses.alignment_loss import Prefixes, PrefixLoss
 
 
 def forward_kl(draft_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.catalog.vocabulary import Vocabulary
 from atspeed.checks import require_at_least
-from atspeed.data.vocabulary import Vocabulary
 from atspeed.models.sources import ModelSource, cast
 
 ADAPTER = "default"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from atspeed.data.vocabulary import BOS, PAD, Vocabulary
+from atspeed.catalog.vocabulary import BOS, PAD, Vocabulary
 
 
 def model_folder(run_dir: Path, stage: str) -> Path:

@@ -1,10 +1,9 @@
 """The LightningModules."""
 
 from atspeed.modules.alignment import Alignment
-from atspeed.modules.base import StageModule
-from atspeed.modules.caching import TargetCaching
 from atspeed.modules.fine_tuning import FineTuning
-from atspeed.modules.recommender import Recommender
-from atspeed.modules.sequences import SequenceShares
+from atspeed.modules.inference import Inference
+from atspeed.modules.stage import StageModule
+from atspeed.modules.target_caching import TargetCaching
 
-__all__ = ["Alignment", "FineTuning", "Recommender", "SequenceShares", "StageModule", "TargetCaching"]
+__all__ = ["Alignment", "FineTuning", "Inference", "StageModule", "TargetCaching"]

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.alignment.sequences import SequenceShares, pack
+from atspeed.alignment.target_cache import Split, TargetCache
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import ROOT, ItemTrie, NoDrafter, PrefixScorer, ScoredPrefixes, StrictTopK, search
 from atspeed.losses import AlignmentLoss, Prefixes
 from atspeed.models import ModelSource, cast
-from atspeed.modules.base import StageModule
 from atspeed.modules.optimization import cosine_adamw
-from atspeed.modules.sequences import SequenceShares, pack
-from atspeed.modules.target_cache import Split, TargetCache
+from atspeed.modules.stage import StageModule
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from atspeed.data import SequenceBatch
 from atspeed.models import ModelSource
-from atspeed.modules.base import StageModule
 from atspeed.modules.optimization import cosine_adamw
+from atspeed.modules.stage import StageModule
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 
+from atspeed.callbacks import HuggingFaceExport, PredictionWriter, SpeedupMonitor
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import Proposal, StrictTopK, TrieDrafter
 from atspeed.decoding.beams import Beams
 from atspeed.models import NewModel, model_folder
-from atspeed.modules import FineTuning, Recommender
-from callbacks import HuggingFaceExport, PredictionWriter, SpeedupMonitor
+from atspeed.modules import FineTuning, Inference
 from tests.modules.tiny import TINY, fit, make_trainer
 
 
@@ -54,7 +54,7 @@ def test_speedup_counts_all_batches_but_the_first(tmp_path: Path, num_users: int
             return super().propose(beams, *others)
 
     requests = RecommendationData(EmbeddedCatalog(num_users, 140), batch_size=12)  # batches of 12 and 12, or 12 and 6
-    module = Recommender("recommend", NewModel("llama", TINY), Slow(), StrictTopK(), num_beams=5, metrics_at=[5])
+    module = Inference("recommend", NewModel("llama", TINY), Slow(), StrictTopK(), num_beams=5, metrics_at=[5])
     (values,) = make_trainer(tmp_path, callbacks=[SpeedupMonitor(5)]).test(module, requests, verbose=False)
     assert least < values["test/speedup"] < most
 

@@ -10,12 +10,12 @@ import torch.multiprocessing
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from atspeed.callbacks import LossParts, SpeculationMonitor, SpeedupMonitor, TokenThroughput
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import ModelDrafter, StrictTopK, TrieDrafter
 from atspeed.losses import AtSpeedS
 from atspeed.models import NewModel
-from atspeed.modules import Alignment, Recommender
-from callbacks import LossParts, SpeculationMonitor, SpeedupMonitor, TokenThroughput
+from atspeed.modules import Alignment, Inference
 from tests.modules.tiny import TINY, make_trainer
 
 SPECULATION = "target_calls", "draft_calls", "accepted_levels", "acceptance_rate", "acceptance_rate_level_0", "overlap"
@@ -36,7 +36,7 @@ def values_of(folder: Path, **settings: object) -> dict[str, dict[str, float]]:
         run(module, data)
         results[name] = {key: float(value) for key, value in trainer.callback_metrics.items()}
     results["fit"]["best"] = float(checkpoint.best_model_score or 0)
-    recommender = Recommender(
+    recommender = Inference(
         "recommend", NewModel("llama", TINY, 1), TrieDrafter(), StrictTopK(), num_beams=5, metrics_at=[5]
     )
     settings = {**settings, "use_distributed_sampler": True}

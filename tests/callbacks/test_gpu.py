@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from atspeed.callbacks import LossParts, SpeculationMonitor, SpeedupMonitor
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import ModelDrafter, StrictTopK, TrieDrafter
 from atspeed.losses import AtSpeedS
 from atspeed.models import NewModel
-from atspeed.modules import Alignment, Recommender
-from callbacks import LossParts, SpeculationMonitor, SpeedupMonitor
+from atspeed.modules import Alignment, Inference
 from tests.modules.tiny import TINY, make_trainer
 
 pytestmark = [
@@ -28,7 +28,7 @@ def test_monitors_log_on_a_gpu(tmp_path: Path) -> None:
     trainer.fit(module, data)
     assert 1 <= trainer.callback_metrics["val/target_calls"] <= 4
     assert trainer.callback_metrics["val/overlap"] > 0.9
-    recommender = Recommender(
+    recommender = Inference(
         "recommend", NewModel("llama", TINY, 1), TrieDrafter(), StrictTopK(), num_beams=5, metrics_at=[5]
     )
     (values,) = make_trainer(tmp_path, callbacks=[SpeedupMonitor(2)], **gpu).test(recommender, data, verbose=False)

@@ -1,15 +1,10 @@
 import pytest
 import torch
 
-from atspeed.data import CompactPrompt, ItemCatalog
-from atspeed.data.batches import (
-    BatchesInTurn,
-    LengthBucketSampler,
-    RequestExample,
-    SequenceExample,
-    collate_requests,
-    collate_sequences,
-)
+from atspeed.catalog import ItemCatalog
+from atspeed.data.batches import RequestExample, SequenceExample, collate_requests, collate_sequences
+from atspeed.data.samplers import BatchesInTurn, LengthBucketSampler
+from atspeed.prompts import CompactPrompt
 
 CATALOG = ItemCatalog({"x": ["a0", "b0"], "y": ["a0", "b1"], "z": ["a1", "b0"]})  # a0=3 a1=4 b0=5 b1=6
 

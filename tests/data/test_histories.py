@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from atspeed.data import ItemCatalog
+from atspeed.catalog import ItemCatalog
 from atspeed.data.histories import Histories, read_histories
 
 CATALOG = ItemCatalog({"1": ["<a_1>"], "soap": ["<a_2>"], "comb": ["<a_3>"]})

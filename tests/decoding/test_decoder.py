@@ -17,7 +17,7 @@ from atspeed.decoding import (
     Verifier,
 )
 from atspeed.decoding.beams import Beams, select_top
-from atspeed.decoding.drafters import Select
+from atspeed.decoding.drafters.drafter import Select
 from atspeed.decoding.scorer import PrefixScorer
 from tests.decoding.tiny import random_prompts, random_sids, tiny_model
 

@@ -19,12 +19,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
+from atspeed.callbacks import HuggingFaceExport
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import StrictTopK, TrieDrafter
 from atspeed.losses import AtSpeedS
 from atspeed.models import Checkpoint, LoRA, ModelSource, NewModel, whole_state
-from atspeed.modules import Alignment, FineTuning, Recommender, TargetCaching
-from callbacks import HuggingFaceExport
+from atspeed.modules import Alignment, FineTuning, Inference, TargetCaching
 from tests.distributed.strategies import CPUDeepSpeedStrategy
 from tests.modules.tiny import TINY, make_trainer
 
@@ -127,7 +127,7 @@ def align(run_dir: Path, settings: dict, models: Path, resume: str | None = None
 
 def refusals(run_dir: Path, strategy: str, models: Path) -> list[str]:
     """Return the errors of decoding and of cache-target."""
-    recommender = Recommender(
+    recommender = Inference(
         "recommend", Checkpoint(models / "target"), TrieDrafter(), StrictTopK(), num_beams=4, metrics_at=[4]
     )
     module = alignment(models)

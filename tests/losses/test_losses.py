@@ -20,8 +20,8 @@ from atspeed.losses import (
     SequenceKD,
     WeightedSum,
 )
+from atspeed.losses.atspeed_s import top_k_density, top_k_reverse_kl
 from atspeed.losses.coverage import coverage_margin
-from atspeed.losses.strict import top_k_density, top_k_reverse_kl
 
 VALUE_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-5

@@ -8,15 +8,7 @@ import torch
 import torch.multiprocessing
 
 from atspeed.decoding import Decoded
-from atspeed.metrics import (
-    AnswerOverlap,
-    CatalogCoverage,
-    HitRateAtK,
-    MRRAtK,
-    NDCGAtK,
-    RecallAtK,
-    Speculation,
-)
+from atspeed.metrics import AnswerOverlap, CatalogCoverage, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 
 NUM_ITEMS = 70
 

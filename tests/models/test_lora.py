@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from atspeed.callbacks import HuggingFaceExport
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.models import Checkpoint, Exported, LoRA, NewModel, export, model_folder
 from atspeed.modules import FineTuning
-from callbacks import HuggingFaceExport
 from tests.modules.tiny import TINY, fit
 
 TOKENS = torch.tensor([[1, 3, 4, 5, 2, 6]])

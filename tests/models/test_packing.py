@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from atspeed.data import Vocabulary
+from atspeed.catalog import Vocabulary
 from atspeed.models import NewModel, pack_linears
 from atspeed.models.packing import PackedLinear
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from atspeed.data import Vocabulary
+from atspeed.catalog import Vocabulary
 from atspeed.models import Checkpoint, Exported, NewModel, export, model_folder
 
 VOCABULARY = Vocabulary(["<a_1>", "<a_2>", "<b_1>"])

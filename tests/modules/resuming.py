@@ -9,10 +9,11 @@ from pathlib import Path
 import lightning.pytorch as pl
 from torch import Tensor
 
+from atspeed.alignment import SequenceShares
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.losses import AtSpeedS
 from atspeed.models import NewModel
-from atspeed.modules import Alignment, FineTuning, SequenceShares
+from atspeed.modules import Alignment, FineTuning
 from tests.modules.tiny import TINY, fit
 
 DROPPING = {**TINY, "attention_dropout": 0.3}

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from atspeed.alignment import SequenceShares
+from atspeed.callbacks import HuggingFaceExport
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.data.batches import RequestBatch
 from atspeed.decoding import ItemTrie, NoDrafter, SpeculativeDecoder
 from atspeed.losses import AlignmentLoss, AtSpeedS, Coverage, SequenceKD
 from atspeed.models import NewModel
-from atspeed.modules import Alignment, SequenceShares, TargetCaching
-from callbacks import HuggingFaceExport
+from atspeed.modules import Alignment, TargetCaching
 from tests.modules.tiny import TINY, fit, make_trainer
 
 NUM_BEAMS = 4

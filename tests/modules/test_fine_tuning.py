@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from atspeed.callbacks import HuggingFaceExport, TokenThroughput
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.models import Exported, NewModel, model_folder
 from atspeed.modules import FineTuning
 from atspeed.modules.fine_tuning import next_token_loss
-from callbacks import HuggingFaceExport, TokenThroughput
 from tests.modules.tiny import TINY, fit
 
 

@@ -12,13 +12,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from atspeed.catalog.vocabulary import Vocabulary
 from atspeed.data import EmbeddedCatalog, RecommendationData, RequestBatch
-from atspeed.data.vocabulary import Vocabulary
 from atspeed.decoding import ModelDrafter, StrictTopK
 from atspeed.losses import ForwardKL, Prefixes
 from atspeed.models import Exported, NewModel
 from atspeed.models.sources import export
-from atspeed.modules import Alignment, FineTuning, Recommender
+from atspeed.modules import Alignment, FineTuning, Inference
 from tests.modules import resuming
 from tests.modules.resuming import Recorder
 from tests.modules.tiny import TINY, fit, make_trainer
@@ -186,6 +186,6 @@ def test_a_vocabulary_that_differs_is_refused(tmp_path: Path, kind: str, foreign
     if kind == "alignment":
         run = partial(trainer.fit, Alignment("strict", target, draft, ForwardKL()), data)
     else:
-        run = partial(trainer.test, Recommender("recommend", target, ModelDrafter(5, 2), StrictTopK(), draft), data)
+        run = partial(trainer.test, Inference("recommend", target, ModelDrafter(5, 2), StrictTopK(), draft), data)
     with pytest.raises(ValueError, match=message):
         run()

@@ -1,0 +1,127 @@
+"""A benchmark's report: one HTML page that needs nothing beside it, its figures as PNG files and in TensorBoard."""
+
+import base64
+import json
+import shlex
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from atspeed.benchmark.report.figures import Picture, draw_pictures, save_figure
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 1080px; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.7em; margin-bottom: 0 } h2 { font-size: 1.25em; margin: 2em 0 .3em }
+.setting, figcaption, caption { color: #57606a } figure { margin: 0 } img { max-width: 100%; height: auto }
+.summary { background: #f0f6ff; border-left: 4px solid #1f77b4; padding: .7em 1em; margin: 1.2em 0 }
+.wide { overflow-x: auto } pre { white-space: pre-wrap }
+table { border-collapse: collapse; font-size: .82em; margin: .5em 0 1.5em; font-variant-numeric: tabular-nums }
+caption { text-align: left; padding-bottom: .4em } th, td { padding: .2em .7em; white-space: nowrap }
+th { border-bottom: 2px solid #57606a } .right { text-align: right } .left { text-align: left }
+tr.end td { border-bottom: 1px solid #afb8c1 } tbody tr:hover { background: #f6f8fa }
+"""
+
+
+def write_report(result: dict[str, Any], tables: list[Table], folder: Path) -> list[Path]:
+    """Write ``report.html``, the PNG files that it holds inline, and the same figures for TensorBoard.
+
+    Args:
+        result: the content of ``benchmark.json``.
+        tables: what the page shows below the figures.
+        folder: where to; pictures of an earlier report that this one lacks are removed.
+
+    Returns:
+        the page and the PNG files.
+    """
+    pictures = draw_pictures(result)
+    for old in folder.glob("figure-*.png"):
+        old.unlink()
+    files = [folder / f"figure-{picture.name}.png" for picture in pictures]
+    with SummaryWriter(str(folder)) as writer:
+        for picture, file in zip(pictures, files, strict=True):
+            save_figure(picture.figure, file)
+            writer.add_figure(f"benchmark/{picture.name}", picture.figure)
+    page = folder / "report.html"
+    shown = [_figure(picture, file) for picture, file in zip(pictures, files, strict=True)]
+    page.write_text(_page(result, shown, [_table(table) for table in tables]), encoding="utf-8")
+    return [page, *files]
+
+
+def _page(result: dict[str, Any], figures: list[str], tables: list[str]) -> str:
+    environment, setting = result["environment"], result["setting"]
+    draft = setting["draft_parameters"]
+    models = f"target of {setting['target_parameters'] / 1e6:.1f} M parameters" + (
+        f", draft of {draft / 1e6:.1f} M" if draft else ""
+    )
+    facts = (
+        f"{setting['source']}, {setting['items']:,} items, {setting['levels']} levels · {models} · "
+        f"{result['rows'][0]['requests']} requests · {environment['device']}, {environment['threads']} threads, "
+        f"{environment['dtype']} · commit {(environment['commit'] or 'unknown')[:9]}"
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>atspeed benchmark: {escape(setting["source"])}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>atspeed benchmark</h1>
+<p class="setting">{escape(facts)}</p>
+<p class="summary">{escape(_summary(result))}</p>
+{"".join(figures)}
+<h2>Tables</h2>
+{"".join(tables)}
+<details>
+<summary>How it was measured</summary>
+<p>Command: <code>{escape(shlex.join(environment["command"]))}</code></p>
+<pre>{escape(json.dumps({"environment": environment, "setting": setting}, indent=2))}</pre>
+</details>
+</body>
+</html>
+"""
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """Return what a reader should take along: the fastest exact method at the largest beam width."""
+    width, size = max(row["num_beams"] for row in result["rows"]), result["rows"][0]["batch_size"]
+    strict = [row for row in result["rows"] if row["verification"] == "strict"]
+    here = [row for row in strict if (row["num_beams"], row["batch_size"]) == (width, size)]
+    best = min(here, key=lambda row: row["latency_ms"]["median"])
+    fewest = min(here, key=lambda row: row["target_calls"])
+    compared = [row["identical_to_hf"] for row in strict]
+    ours = f" and {best['speedup_vs_plain']:.2f} × as fast as plain beam search of this engine"
+    return (
+        f"Fastest exact method at K = {width}, {f'batches of {size}' if size > 1 else 'one request at a time'}: "
+        f"{best['method']}, {best['latency_ms']['median']:.1f} ms (median), {best['speedup_vs_hf']:.2f} × as fast as "
+        f"transformers.generate{ours if best['method'] != 'plain' else ''}. "
+        f"Fewest target calls: {fewest['method']}, {fewest['target_calls']:.2f} a request. Of all strict answers, "
+        f"{sum(compared) / len(compared):.1%} were those of transformers.generate, in the same order."
+    )
+
+
+def _figure(picture: Picture, file: Path) -> str:
+    data = base64.b64encode(file.read_bytes()).decode()
+    return (
+        f"<h2>{escape(picture.title)}</h2>\n<figure>\n"
+        f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{data}">\n'
+        f"<figcaption>{escape(picture.caption)}</figcaption>\n</figure>\n"
+    )
+
+
+def _table(table: Table) -> str:
+    """Return a table of the terminal as HTML."""
+    head = "".join(f'<th class="{column.justify}">{escape(str(column.header))}</th>' for column in table.columns)
+    body = []
+    for number, row in enumerate(table.rows):
+        cells = ((column.justify, list(column.cells)[number]) for column in table.columns)
+        inner = "".join(f'<td class="{justify}">{escape(str(cell))}</td>' for justify, cell in cells)
+        body.append(f'<tr class="{"end" if row.end_section else "row"}">{inner}</tr>')
+    return (
+        f'<div class="wide"><table><caption>{escape(str(table.title))}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{chr(10).join(body)}\n</tbody></table></div>\n"
+    )

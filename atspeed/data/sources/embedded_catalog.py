@@ -1,0 +1,84 @@
+"""A small generated data set, so that everything runs without a download."""
+
+import numpy as np
+
+from atspeed.catalog.item_catalog import ItemCatalog
+from atspeed.checks import require_at_least
+from atspeed.data.interactions import Interactions
+from atspeed.data.sources.interaction_source import InteractionSource
+
+
+class EmbeddedCatalog(InteractionSource):
+    """Generated users and items with the traits that matter: tastes, popularity skew and learnable order.
+
+    Items belong to tastes; their semantic IDs follow the taste, then a shelf within it, then two finer codes; a few
+    items share a SID. A user has two or three tastes and switches between them; within a taste the next item is
+    mostly a successor of the user's last one there, otherwise a draw by popularity (Zipf). So the next item depends
+    on older items of the history, not only on the last. The last item of a user is for testing (for one user in four
+    the last two), the one before for validation.
+
+    Args:
+        num_users: number of users.
+        num_items: number of items.
+        num_tastes: number of tastes, the codes of the first level.
+        seed: the same seed gives the same data.
+    """
+
+    def __init__(self, num_users: int = 2000, num_items: int = 1200, num_tastes: int = 16, seed: int = 0) -> None:
+        require_at_least(1, data__source__num_users=num_users)
+        require_at_least(3, data__source__num_tastes=num_tastes)  # a user has two or three
+        require_at_least(8 * num_tastes, data__source__num_items=num_items)
+        self.num_users = num_users
+        self.num_items = num_items
+        self.num_tastes = num_tastes
+        self.seed = seed
+
+    def load(self) -> Interactions:
+        """Generate the data set."""
+        rng = np.random.default_rng(self.seed)
+        by_taste = np.array_split(rng.permutation(self.num_items), self.num_tastes)
+        successors = [self._successors(items, rng) for items in by_taste]
+        sequences = [self._sequence(by_taste, successors, rng) for _ in range(self.num_users)]
+        num_test = [2 if draw < 0.25 else 1 for draw in rng.random(self.num_users)]
+        return Interactions(
+            catalog=ItemCatalog(self._sids(by_taste, rng)),
+            users=[f"user-{number}" for number in range(self.num_users)],
+            train=[items[: -held - 1] for items, held in zip(sequences, num_test, strict=True)],
+            valid=[items[-held - 1 : -held] for items, held in zip(sequences, num_test, strict=True)],
+            test=[items[-held:] for items, held in zip(sequences, num_test, strict=True)],
+        )
+
+    def _sids(self, by_taste: list[np.ndarray], rng: np.random.Generator) -> dict[str, list[str]]:
+        codes: dict[int, list[str]] = {}
+        for taste, items in enumerate(by_taste):
+            for rank, item in enumerate(items):
+                if rank % 50 == 49:  # a collision: this item gets its neighbour's SID
+                    codes[int(item)] = codes[int(items[rank - 1])]
+                    continue
+                fine = rng.integers(32)
+                codes[int(item)] = [f"<a_{taste}>", f"<b_{rank // 4}>", f"<c_{fine}>", f"<d_{rank % 4}>"]
+        return {f"item-{item}": codes[item] for item in range(self.num_items)}
+
+    @staticmethod
+    def _successors(items: np.ndarray, rng: np.random.Generator) -> dict[int, np.ndarray]:
+        cycle = rng.permutation(items)
+        return {int(item): np.roll(cycle, -place - 1)[:3] for place, item in enumerate(cycle)}
+
+    @staticmethod
+    def _sequence(
+        by_taste: list[np.ndarray], successors: list[dict[int, np.ndarray]], rng: np.random.Generator
+    ) -> list[int]:
+        tastes = rng.choice(len(by_taste), size=rng.integers(2, 4), replace=False)
+        last: dict[int, int] = {}
+        sequence = []
+        for _ in range(5 + min(int(rng.geometric(0.2)), 25)):
+            taste = int(rng.choice(tastes))
+            items = by_taste[taste]
+            if taste in last and rng.random() < 0.85:
+                item = int(rng.choice(successors[taste][last[taste]], p=(0.7, 0.2, 0.1)))
+            else:
+                popularity = 1 / np.arange(1, len(items) + 1)
+                item = int(rng.choice(items, p=popularity / popularity.sum()))
+            last[taste] = item
+            sequence.append(item)
+        return sequence

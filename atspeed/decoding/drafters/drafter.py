@@ -1,0 +1,51 @@
+"""Drafters: who proposes the token tree of a round."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from atspeed.decoding.beams import Beams
+from atspeed.decoding.scorer import PrefixScorer
+
+Select = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""Candidate nodes and scores ``[B, W]`` and a width N → nodes and scores ``[B, N]``, as :func:`select_top`."""
+
+
+class Proposal(NamedTuple):
+    """What a drafter proposes in a round.
+
+    Attributes:
+        nodes: the token tree, ``[B, T]``, int64, root-padded; each node comes with its ancestors below the beams.
+        drawn: for each level below the beams, the nodes that the draft selected and their scores under it, ``[B, N]``
+            each, in the order of selection; empty where a drafter does not select by the draft's probabilities alone.
+    """
+
+    nodes: Tensor
+    drawn: list[tuple[Tensor, Tensor]]
+
+
+class Drafter(ABC):
+    """Proposes nodes for the target to score in one call; a subclass is named by ``class_path`` in a config.
+
+    Whatever is proposed, strict answers stay exact: the decoder adds the target's own beams, and a level counts only
+    when the target has scored all of its beams.
+    """
+
+    needs_draft: bool = False
+
+    def prepare(self, target: PreTrainedModel) -> None:  # noqa: B027 (most drafters have nothing to prepare)
+        """Get ready to draft for a target; called once by the decoder."""
+
+    @abstractmethod
+    def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
+        """Return nodes below ``beams``; leaves, and nodes that are scored or not allowed, cost nothing.
+
+        Args:
+            beams: where the target's search stands; prefixes are best first under strict verification.
+            target: the target's scorer, to look at: its trie and what a request allows.
+            draft: the draft model's scorer, if :attr:`needs_draft`.
+            select: how the draft's candidates are selected, which the verifier decides: the best, or at random.
+        """

@@ -1,0 +1,41 @@
+"""A draft model proposes."""
+
+import torch
+
+from atspeed.checks import require_at_least
+from atspeed.decoding.beams import Beams
+from atspeed.decoding.drafters.drafter import Drafter, Proposal, Select
+from atspeed.decoding.drafters.frontier import require_draft
+from atspeed.decoding.scorer import PrefixScorer
+
+
+class ModelDrafter(Drafter):
+    """Proposes the beams of a search by the draft model (AtSpeed, arXiv 2410.05165, section 3).
+
+    It starts from the target's beams and their scores, and goes ``gamma`` levels down with ``draft_beams`` beams. Under
+    sampling verification the beams of a level are drawn from the draft without replacement instead of being its best.
+
+    Args:
+        draft_beams: beam width N of the draft.
+        gamma: levels to draft ahead.
+    """
+
+    needs_draft = True
+
+    def __init__(self, draft_beams: int = 40, gamma: int = 3) -> None:
+        require_at_least(1, draft_beams=draft_beams, gamma=gamma)
+        self.draft_beams = draft_beams
+        self.gamma = gamma
+
+    def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
+        """Return the draft's beams; see :meth:`Drafter.propose`."""
+        draft = require_draft(draft, self)
+        trie, nodes, scores, drawn = target.trie, beams.nodes, beams.scores, []
+        depth = int(beams.depth.min())
+        for level in range(min(self.gamma, trie.num_levels - 1 - depth)):
+            draft.score(trie.path(nodes).flatten(1) if level == 0 else nodes)
+            children, log_probs = draft.children(nodes)  # [B, N, C]
+            child_scores = (scores[..., None] + log_probs).masked_fill(trie.is_leaf(children), -torch.inf)
+            nodes, scores = select(children.flatten(1), child_scores.flatten(1), self.draft_beams)
+            drawn.append((nodes, scores))
+        return Proposal(torch.cat([beams.nodes[:, :0], *(level for level, _ in drawn)], dim=1), drawn)

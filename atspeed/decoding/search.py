@@ -1,0 +1,125 @@
+"""The speculative loop: draft, one target call, verify."""
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from atspeed.checks import require_at_least
+from atspeed.decoding.beams import Beams
+from atspeed.decoding.drafters.drafter import Drafter
+from atspeed.decoding.scorer import PrefixScorer
+from atspeed.decoding.trie import ROOT
+from atspeed.decoding.verifiers.verifier import Verifier
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Decoded:
+    """The answers to a batch of requests.
+
+    Attributes:
+        leaves: trie leaves of the top-K semantic IDs, best first, ``[B, K]``; root where the catalog has fewer.
+        scores: their log-probabilities, ``[B, K]``, float32; minus infinity at padding.
+        target_calls: target forward passes a request, ``[B]``.
+        draft_calls: draft forward passes a request, ``[B]``.
+        accepted: how many times each level came without a target call of its own, ``[B, L - 1]``, int64: column
+            ``l`` is level ``l``, 0 for the first code. The last level needs no draft and has no column.
+        drafted: how many times each level was proposed or came of what earlier rounds had proposed, ``[B, L - 1]``.
+    """
+
+    leaves: Tensor
+    scores: Tensor
+    target_calls: Tensor
+    draft_calls: Tensor
+    accepted: Tensor
+    drafted: Tensor
+
+    @property
+    def accepted_levels(self) -> Tensor:
+        """Levels that came without a target call of their own, ``[B]``."""
+        return self.accepted.sum(1)
+
+    @property
+    def drafted_levels(self) -> Tensor:
+        """Levels that were proposed, ``[B]``."""
+        return self.drafted.sum(1)
+
+    @classmethod
+    def empty(cls, batch_size: int, num_beams: int, num_levels: int, device: torch.device) -> "Decoded":
+        """Return answers without any content."""
+        leaves = torch.full((batch_size, num_beams), ROOT, device=device)
+        shapes = [(batch_size,)] * 2 + [(batch_size, num_levels - 1)] * 2
+        counts = [torch.zeros(shape, dtype=torch.long, device=device) for shape in shapes]
+        return cls(leaves, torch.full(leaves.shape, -torch.inf, device=device), *counts)
+
+
+def search(
+    target: PrefixScorer,
+    draft: PrefixScorer | None,
+    drafter: Drafter,
+    verifier: Verifier,
+    num_beams: int,
+    generator: torch.Generator | None = None,
+    drop_finished: bool = True,
+) -> Decoded:
+    """Find the top-K semantic IDs: rounds of drafting, one target call and verification.
+
+    Args:
+        target: the target's scorer, with nothing scored yet.
+        draft: the draft's scorer, if the drafter needs one.
+        drafter: who proposes.
+        verifier: what is accepted.
+        num_beams: beam width ``K``.
+        generator: of the random numbers of a sampling verifier; torch's own if not given.
+        drop_finished: let requests leave the scorers' batch when they are done; without it the scorers end with all
+            requests and all that was scored.
+
+    Raises:
+        ValueError: if ``num_beams`` is less than 1, or the verifier cannot serve the catalog.
+        RuntimeError: if a verifier does not go on from beams that the target has scored.
+    """
+    trie = target.trie
+    require_at_least(1, num_beams=num_beams)
+    verifier.check(trie)
+    if num_beams > trie.num_leaves:
+        _say_that_all_are_returned(num_beams, trie.num_leaves)
+        num_beams = trie.num_leaves
+    batch_size, device = len(target.prompts), target.prompts.device
+    select = verifier.selection(generator)
+    result = Decoded.empty(batch_size, num_beams, trie.num_levels, device)
+    rows = torch.arange(batch_size, device=device)  # the requests still in the batch
+    beams = Beams.at_root(batch_size, num_beams, device)
+    lengths = torch.arange(1, trie.num_levels, device=device)  # codes of the prefixes of each level, [L - 1]
+    for _ in range(trie.num_levels):  # each round takes every request at least one level down
+        proposal = drafter.propose(beams, target, draft, select)
+        target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
+        below = lengths > beams.depth[:, None]  # [B, L - 1]
+        beams = verifier.advance(beams, target, draft, proposal, generator)
+        accepted = drafted = below & (lengths < beams.depth[:, None])  # the call is good for a level without any draft
+        if proposal.nodes.shape[1]:
+            drafted = accepted | below & (lengths <= trie.depth(proposal.nodes).amax(1, keepdim=True))
+        result.accepted[rows] += accepted
+        result.drafted[rows] += drafted
+        active = beams.is_open.nonzero()[:, 0]
+        if len(active) < len(rows):
+            result.leaves[rows], result.scores[rows] = beams.leaves, beams.leaf_scores
+            result.target_calls[rows] = target.calls
+            if draft is not None:
+                result.draft_calls[rows] = draft.calls
+        if len(active) == 0:
+            return result
+        if drop_finished and len(active) < len(rows):
+            rows, beams = rows[active], beams.keep(active)
+            for scorer in (target, draft):
+                if scorer is not None:
+                    scorer.keep(active)
+    raise RuntimeError(f"{type(verifier).__name__} left a request where it was after a target call")
+
+
+@lru_cache
+def _say_that_all_are_returned(num_beams: int, num_leaves: int) -> None:  # once, not for every batch
+    log.info("num_beams is %d, the catalog has %d semantic IDs: all are returned", num_beams, num_leaves)

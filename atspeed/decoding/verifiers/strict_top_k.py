@@ -1,0 +1,30 @@
+"""Strict top-K verification."""
+
+import torch
+
+from atspeed.decoding.beams import Beams, next_beams
+from atspeed.decoding.drafters.drafter import Proposal
+from atspeed.decoding.scorer import PrefixScorer
+from atspeed.decoding.verifiers.verifier import Verifier, is_ready
+
+
+class StrictTopK(Verifier):
+    """N-to-K verification: a level is accepted when the target has scored all of its K beams.
+
+    So the result is that of plain beam search of width K, whatever was proposed (AtSpeed, arXiv 2410.05165).
+    """
+
+    name = "strict"
+
+    def advance(
+        self,
+        beams: Beams,
+        target: PrefixScorer,
+        draft: PrefixScorer | None,
+        proposal: Proposal,
+        generator: torch.Generator | None,
+    ) -> Beams:
+        """Return the advanced beams; see :meth:`Verifier.advance`."""
+        while (ready := is_ready(beams, target)).any():
+            beams = next_beams(target, beams).where(ready, beams)
+        return beams

@@ -1,0 +1,54 @@
+"""Verifiers: which prefixes a request goes on with after a target call."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from atspeed.decoding.beams import Beams, select_top
+from atspeed.decoding.drafters.drafter import Proposal, Select
+from atspeed.decoding.scorer import PrefixScorer
+from atspeed.decoding.trie import ItemTrie
+
+
+class Verifier(ABC):
+    """Moves beams down as far as the scored nodes allow; a subclass is named by ``class_path`` in a config.
+
+    Attributes:
+        name: what reports call it.
+    """
+
+    name: str
+
+    def check(self, trie: ItemTrie) -> None:  # noqa: B027 (most verifiers serve any catalog)
+        """Raise a ValueError if the verifier cannot serve a catalog."""
+
+    def selection(self, generator: torch.Generator | None) -> Select:
+        """Return how a draft model selects its candidates: by default the best."""
+        return select_top
+
+    @abstractmethod
+    def advance(
+        self,
+        beams: Beams,
+        target: PrefixScorer,
+        draft: PrefixScorer | None,
+        proposal: Proposal,
+        generator: torch.Generator | None,
+    ) -> Beams:
+        """Return the beams after as many levels as the target's scores allow, each request by itself.
+
+        Args:
+            beams: where the search stands; the target has scored all prefixes.
+            target: the target's scorer, after its call.
+            draft: the draft's scorer, if the drafter has one.
+            proposal: what was proposed in this round.
+            generator: of random numbers.
+        """
+
+
+def is_ready(beams: Beams, target: PrefixScorer) -> Tensor:
+    """Return which requests can go a level further: there are prefixes, all of them scored; ``[B]``, bool."""
+    mask = beams.mask
+    missing = mask & ~target.is_scored(beams.nodes)
+    return mask.any(1) & ~missing.any(1)

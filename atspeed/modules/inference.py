@@ -1,0 +1,214 @@
+"""The inference module: top-K items by speculative beam decoding, tested and predicted."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from atspeed.checks import require_at_least
+from atspeed.data import RequestBatch
+from atspeed.decoding import Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
+from atspeed.decoding.scorer import Normalize
+from atspeed.metrics import CatalogCoverage, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
+from atspeed.models import ModelSource, pack_linears
+from atspeed.modules.stage import StageModule
+from atspeed.recommender.baselines import TransitionCounts, recommend_popular
+
+RANKING_METRICS: dict[str, Callable[[int], Metric | MetricCollection]] = {
+    "recall": RecallAtK,
+    "hit_rate": HitRateAtK,
+    "ndcg": NDCGAtK,
+    "mrr": MRRAtK,
+}
+
+
+class Inference(StageModule):
+    """Answers requests for ``test`` and ``predict``.
+
+    A recommended list is the items of the top-K semantic IDs, best first; items that share a semantic ID stand side by
+    side. Recall@k, HitRate@k, NDCG@k and MRR@k look at the first k items of that list and are averaged over users:
+    Recall@k divides by *all* true items of a user, HitRate@k asks for any of them, NDCG@k divides by the ideal of
+    ``min(k, true items)`` hits. ``test`` logs, beside them, the share of the catalog that is recommended to anybody,
+    Recall@k of two baselines without a model, and what speculation cost: target and draft calls a request, accepted
+    levels a target call, and the acceptance rate (accepted levels over drafted levels), also of each level.
+
+    ``predict`` answers the requests of ``RecommendationData.predict_histories``; ``PredictionWriter`` writes them down.
+
+    Args:
+        stage: where in the run folder logs and predictions go.
+        target: the model whose answer counts.
+        drafter: who proposes.
+        verifier: what is accepted.
+        draft: the model of a drafter that needs one.
+        num_beams: beam width K.
+        metrics_at: the k of the metrics; the largest is that of the baselines, too.
+        normalize: how scores are normalised: ``vocabulary``, as ``transformers.generate`` does, or ``allowed``.
+        exclude_seen: leave out the items of a user's history: those that come before the test items in ``test``, all
+            that are known in ``predict``.
+        seed: of a verifier that samples; in ``predict`` the draws depend on it and on the batch only.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        target: ModelSource,
+        drafter: Drafter,
+        verifier: Verifier,
+        draft: ModelSource | None = None,
+        num_beams: int = 20,
+        metrics_at: Sequence[int] = (5, 10, 20),
+        normalize: Normalize = "vocabulary",
+        exclude_seen: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(stage)
+        require_at_least(1, model__num_beams=num_beams)
+        if not metrics_at or max(metrics_at) > num_beams:
+            raise ValueError(
+                f"model.metrics_at is {list(metrics_at)}; expected values up to model.num_beams {num_beams}"
+            )
+        self.target_source = target
+        self.draft_source = draft
+        self.drafter = drafter
+        self.verifier = verifier
+        self.num_beams = num_beams
+        self.normalize = normalize
+        self.exclude_seen = exclude_seen
+        self.seed = seed
+        self.ranking = MetricCollection(
+            {f"{name}@{k}": metric(k) for name, metric in RANKING_METRICS.items() for k in metrics_at},
+            prefix="test/",
+            compute_groups=False,
+        )
+        self.baseline_k = max(metrics_at)
+        self.popularity_recall, self.transitions_recall = RecallAtK(self.baseline_k), RecallAtK(self.baseline_k)
+
+    def configure_model(self) -> None:
+        """Build the models and the trie (here and not earlier: the data module knows the catalog)."""
+        if not hasattr(self, "target"):
+            self.require_whole_models("decoding")
+            self.target = self.build(self.target_source)
+            self.draft = self.build(self.draft_source) if self.draft_source and self.drafter.needs_draft else None
+            self.trie = ItemTrie(self.data.catalog.tokens)
+            self.catalog_coverage = CatalogCoverage(self.data.catalog.num_items, self.num_beams)
+            self.speculation = Speculation(self.data.catalog.num_levels)
+
+    def on_test_start(self) -> None:
+        """Make the decoder and the baselines."""
+        self._start()
+        train, num_items = self.data.interactions.train, self.data.catalog.num_items
+        self.popular = recommend_popular(train, num_items, self.baseline_k)
+        self.transitions = TransitionCounts(train, num_items)
+
+    def on_predict_start(self) -> None:
+        """Make the decoder."""
+        self._start()
+
+    def _start(self) -> None:
+        pack_linears(self.target)  # not earlier: packed weights cannot be moved to a device or into shards
+        if self.draft is not None:
+            pack_linears(self.draft)
+        self.main_decoder = self.decoder(self.drafter)
+        self._generator = torch.Generator(self.device).manual_seed(self.seed)
+
+    def decoder(self, drafter: Drafter) -> SpeculativeDecoder:
+        """Return a decoder of this module's models with some drafter."""
+        return SpeculativeDecoder(self.target, self.trie, drafter, self.verifier, self.draft, self.normalize)
+
+    def item_filter(self, batch: RequestBatch) -> ItemFilter | None:
+        """Return which items each request may get; None: all."""
+        if not self.exclude_seen:
+            return None
+        unseen = torch.ones(len(batch.users), self.data.catalog.num_items, dtype=torch.bool)
+        for row, user in enumerate(batch.users.tolist()):
+            seen = self.data.predict_histories.items[user] if self.trainer.predicting else self.data.test_history(user)
+            unseen[row, seen] = False
+        return ItemFilter(unseen.to(self.device))
+
+    def recommend(self, batch: RequestBatch, item_filter: ItemFilter | None) -> Decoded:
+        """Decode a batch."""
+        return self.main_decoder(batch.prompts, batch.prompt_mask, self.num_beams, item_filter, self._generator)
+
+    def test_step(self, batch: RequestBatch, batch_idx: int) -> None:
+        """Decode a batch and update the metrics."""
+        item_filter = self.item_filter(batch)
+        decoded = self.recommend(batch, item_filter)
+        items = self.trie.concatenated_items(
+            decoded.leaves, self.num_beams, item_filter.item_mask if item_filter else None
+        )
+        self.ranking.update(items, batch.truth)
+        self.catalog_coverage.update(items)
+        self.speculation.update(decoded)
+        self._update_baselines(batch)
+        epoch: dict[str, Any] = {
+            **dict(self.ranking.items()),
+            f"test/popularity_recall@{self.baseline_k}": self.popularity_recall,
+            f"test/transitions_recall@{self.baseline_k}": self.transitions_recall,
+            f"test/catalog_coverage@{self.num_beams}": self.catalog_coverage,
+        }
+        self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=len(batch.users))
+
+    def on_test_epoch_end(self) -> None:
+        """Log what speculation cost."""
+        values = {f"test/{name}": value for name, value in self.speculation.compute().items() if not value.isnan()}
+        self.log_dict(values, sync_dist=True)  # the same on all processes; without it Lightning warns
+        self.speculation.reset()
+
+    def _update_baselines(self, batch: RequestBatch) -> None:
+        k = self.baseline_k
+        followers = [self.transitions.recommend(self.data.test_history(user), k) for user in batch.users.tolist()]
+        self.popularity_recall.update(self.popular.expand(len(followers), -1).to(self.device), batch.truth)
+        self.transitions_recall.update(torch.stack(followers).to(self.device), batch.truth)
+
+    def answer_settings(self) -> dict[str, str]:
+        """Return all that a prediction depends on, by the name of the setting; models and data as hashes."""
+        settings = {
+            "model.drafter": _described(self.drafter),
+            "model.verifier": _described(self.verifier),
+            "model.target": self.target_source.fingerprint(self.run_dir),
+            "trainer.precision": str(self.trainer.precision),
+            "data": self.data.predict_fingerprint(),
+        }
+        if self.draft_source and self.drafter.needs_draft:
+            settings["model.draft"] = self.draft_source.fingerprint(self.run_dir)
+        for name in ("num_beams", "normalize", "exclude_seen", "seed"):
+            settings[f"model.{name}"] = str(getattr(self, name))
+        return settings
+
+    def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return one record a request: user, and per semantic ID its items (as the data names them) and score."""
+        self._generator.manual_seed(self.seed * 1_000_003 + int(batch.rows[0]))  # the same in any process, and resumed
+        item_filter = self.item_filter(batch)
+        decoded = self.recommend(batch, item_filter)
+        return [
+            self._record(*request)
+            for request in zip(
+                batch.users.tolist(),
+                decoded.leaves,
+                decoded.scores.tolist(),
+                decoded.target_calls.tolist(),
+                item_filter.item_mask if item_filter else [None] * len(batch.users),
+                strict=True,
+            )
+        ]
+
+    def _record(
+        self, user: int, leaves: Tensor, scores: list[float], target_calls: int, item_mask: Tensor | None
+    ) -> dict[str, Any]:
+        catalog = self.data.catalog
+        answers = []
+        for leaf, score in zip(leaves[leaves > 0], scores, strict=False):
+            wanted = None if item_mask is None else item_mask[None]
+            items = self.trie.concatenated_items(leaf.view(1, 1), catalog.num_items, wanted)[0].tolist()
+            names = [catalog.names[item] for item in items]
+            answers.append({"items": names, "sid": list(catalog.sid(items[0])), "score": score})
+        return {"user": self.data.predict_histories.users[user], "recommended": answers, "target_calls": target_calls}
+
+
+def _described(part: Drafter | Verifier) -> str:
+    """Class and constructor arguments (attributes of the same names) in words."""
+    names = [name for name in inspect.signature(type(part)).parameters if hasattr(part, name)]
+    return f"{type(part).__name__}({', '.join(f'{name}={getattr(part, name)}' for name in names)})"

@@ -1,0 +1,5 @@
+"""From a history of items to the tokens that a model reads."""
+
+from atspeed.prompts.compact import CompactPrompt
+
+__all__ = ["CompactPrompt"]

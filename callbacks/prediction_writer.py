@@ -1,0 +1,102 @@
+"""Predictions to disk."""
+
+import json
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import pyarrow as pa
+from pyarrow.parquet import ParquetWriter
+
+from atspeed.callbacks.prediction_parts import PredictionParts, Record
+from atspeed.data import RequestBatch
+from atspeed.files import write_whole
+from atspeed.modules import Inference
+
+log = logging.getLogger(__name__)
+
+ANSWER = pa.struct({"items": pa.list_(pa.string()), "sid": pa.list_(pa.string()), "score": pa.float64()})
+SCHEMA = pa.schema({"user": pa.string(), "recommended": pa.list_(ANSWER), "target_calls": pa.int64()})
+ROW_GROUP = 4096
+
+
+class PredictionWriter(pl.Callback):
+    """Writes ``<run folder>/<stage>/predictions.jsonl`` (or ``.parquet``), one record a request in input order.
+
+    A record has ``user``, ``recommended`` (best first; ``items``, all that share the semantic ID; ``sid``, its codes;
+    ``score``, its log-probability) and ``target_calls``. While a run is going on, each process writes the batches that
+    it has finished to ``predictions.parts``; the file appears when all requests are answered, and the folder goes. The
+    same command after an interrupted run goes on with the requests that are not answered, with any number of processes;
+    after a finished run it starts anew, and replaces the file at its end. Processes must see the same folder.
+
+    Args:
+        format: ``jsonl`` (JSON lines) or ``parquet``.
+    """
+
+    def __init__(self, format: Literal["jsonl", "parquet"] = "jsonl") -> None:  # noqa: A002  (its name in a config)
+        self.format = format
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find what an interrupted run has answered, and leave it out."""
+        if stage != "predict":
+            return
+        if not isinstance(pl_module, Inference):
+            raise TypeError(f"PredictionWriter needs an Inference, not {type(pl_module).__name__}")
+        self._parts = PredictionParts(pl_module.run_dir / pl_module.stage / "predictions.parts")
+        rows = None
+        if trainer.is_global_zero:
+            self._parts.prepare(pl_module.answer_settings())
+            answered = self._parts.answered()
+            requests = len(pl_module.data.predict_histories.users)
+            rows = [row for row in range(requests) if row not in answered]
+            if answered:
+                log.info("going on: %d of %d requests are answered already", len(answered), requests)
+        pl_module.data.predict_rows = trainer.strategy.broadcast(rows)
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: RequestBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write a batch."""
+        self._parts.append(trainer.global_rank, batch.rows.tolist(), outputs)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Inference, stage: str) -> None:  # type: ignore[override]
+        """Put the parts together (here, because a process without a request gets no other hook of a prediction)."""
+        if stage != "predict":
+            return
+        trainer.strategy.barrier("predictions")
+        if not trainer.is_global_zero:
+            return
+        answered, requests = len(self._parts.answered()), len(pl_module.data.predict_histories.users)
+        if answered < requests:
+            log.warning(
+                "%d of %d requests are answered; the same command goes on from %s",
+                answered,
+                requests,
+                self._parts.folder,
+            )
+            return
+        file = self._parts.folder.with_name(f"predictions.{self.format}")
+        write = {"jsonl": _write_json_lines, "parquet": _write_parquet}[self.format]
+        write_whole(file, lambda partial: write(partial, self._parts.records()))
+        self._parts.remove()
+        log.info("wrote %d recommendations to %s", requests, file)
+
+
+def _write_json_lines(file: Path, records: Iterator[Record]) -> None:
+    with file.open("w") as lines:
+        lines.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def _write_parquet(file: Path, records: Iterator[Record]) -> None:
+    with ParquetWriter(file, SCHEMA) as writer:
+        while rows := list(islice(records, ROW_GROUP)):
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))

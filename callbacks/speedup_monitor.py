@@ -1,0 +1,74 @@
+"""How much faster speculative decoding is than plain beam search."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torchmetrics import CatMetric
+
+from atspeed.checks import require_at_least
+from atspeed.data import RequestBatch
+from atspeed.decoding import NoDrafter, SpeculativeDecoder
+from atspeed.modules import Inference
+
+
+class SpeedupMonitor(pl.Callback):
+    """Logs ``test/speedup``: wall time of plain beam search over that of the module's drafter.
+
+    Some test batches are decoded twice more: as the module does, and by the same engine without a drafter. Which of
+    the two comes first changes from batch to batch, because each leaves warm caches to the other. The value is the
+    median of the ratios of all processes. The first batch of a process warms up both and does not count. On a GPU the
+    time is that between two CUDA events.
+
+    Args:
+        num_batches: batches to measure in each process.
+    """
+
+    def __init__(self, num_batches: int = 20) -> None:
+        require_at_least(1, num_batches=num_batches)
+        self.num_batches = num_batches
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the two decoders."""
+        if not isinstance(pl_module, Inference):
+            raise TypeError(f"SpeedupMonitor needs an Inference, not {type(pl_module).__name__}")
+        self._decoders = {"plain": pl_module.decoder(NoDrafter()), "speculative": pl_module.decoder(pl_module.drafter)}
+        self._ratios = CatMetric().to(pl_module.device)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: Inference,  # type: ignore[override]
+        outputs: Any,
+        batch: RequestBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure a batch."""
+        if batch_idx > self.num_batches:
+            return
+        names = sorted(self._decoders, reverse=batch_idx % 2 == 0)
+        seconds = {name: self._seconds(self._decoders[name], pl_module, batch) for name in names}
+        if batch_idx > 0:
+            self._ratios.update(seconds["plain"] / seconds["speculative"])
+
+    def _seconds(self, decoder: SpeculativeDecoder, module: Inference, batch: RequestBatch) -> float:
+        generator = torch.Generator(module.device).manual_seed(module.seed)
+        request = batch.prompts, batch.prompt_mask, module.num_beams, module.item_filter(batch), generator
+        if module.device.type == "cuda":
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            first.record()
+            decoder(*request)
+            last.record()
+            last.synchronize()
+            return first.elapsed_time(last) / 1000
+        start = time.perf_counter()
+        decoder(*request)
+        return time.perf_counter() - start
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the median."""
+        ratios = torch.as_tensor(self._ratios.compute())
+        if ratios.numel():
+            pl_module.log("test/speedup", ratios.median(), sync_dist=True)

@@ -1,0 +1,45 @@
+"""How many tokens a second a training run learns from."""
+
+import time
+
+import lightning.pytorch as pl
+import torch
+
+from atspeed.catalog.vocabulary import PAD
+from atspeed.data import RequestBatch, SequenceBatch
+
+
+class TokenThroughput(pl.Callback):
+    """Logs ``train/tokens_per_second`` (without padding) and ``train/padding`` (its share), over each epoch.
+
+    Tokens are those of all processes.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting (a fit that resumes at the end of an epoch does not start that epoch)."""
+        self._restart()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting."""
+        self._restart()
+
+    def _restart(self) -> None:
+        self._start, self._tokens, self._places = time.perf_counter(), 0, 0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: SequenceBatch | RequestBatch, batch_idx: int
+    ) -> None:
+        """Count a batch."""
+        tokens = batch.tokens if isinstance(batch, SequenceBatch) else batch.prompts
+        self._tokens += int((tokens != PAD).sum())
+        self._places += tokens.numel()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the epoch's values."""
+        if self._places == 0:
+            return
+        counts = torch.tensor([self._tokens, self._places], device=pl_module.device)
+        tokens, places = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        seconds = time.perf_counter() - self._start
+        values = {"train/tokens_per_second": tokens / seconds, "train/padding": 1 - tokens / places}
+        pl_module.log_dict(values, sync_dist=True)

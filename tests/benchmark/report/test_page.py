@@ -1,0 +1,170 @@
+import base64
+import copy
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from atspeed.benchmark.report.figures import draw_pictures
+from atspeed.benchmark.report.page import write_report
+from atspeed.benchmark.report.tables import tables_of
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PICTURES = ["speedup", "draft_width", "tradeoff", "phases", "acceptance"]
+SHARE = {"target": 6.0, "draft": 1.0, "drafting": 1.0, "verification": 0.5, "rest": 1.5}
+
+
+def row(method: str, drafter: str | None, num_beams: int, speedup: float, **values: Any) -> dict[str, Any]:
+    verification = values.get("verification", "strict" if drafter else None)
+    strict = verification in (None, "strict")
+    return {
+        "method": method,
+        "drafter": drafter,
+        "draft_beams": 40 if drafter == "ModelDrafter" else None,
+        "verification": verification,
+        "temperature": None,
+        "num_beams": num_beams,
+        "batch_size": 1,
+        "requests": 50,
+        "latency_ms": {"median": 20 / speedup, "mean": 21 / speedup, "p90": 25 / speedup},
+        "requests_per_second": 50 * speedup,
+        "speedup_vs_hf": 4 * speedup,
+        "total_speedup_vs_hf": 5 * speedup,
+        "speedup_vs_plain": speedup,
+        "target_calls": 4.0,
+        "trie_target_calls": None,
+        "draft_calls": 0.0,
+        "accepted_levels": 0.0,
+        "acceptance_rate": None,
+        "acceptance_by_level": [None, None, None],
+        "identical_to_hf": 1.0 if strict else None,
+        "max_score_gap": 0.0 if strict else None,
+        "recall": 0.03,
+        "recall_error": 0.01,
+        "ndcg": 0.01,
+        "phases_ms": SHARE,
+        **values,
+    }
+
+
+def methods(num_beams: int) -> list[dict[str, Any]]:
+    accepted = {"acceptance_by_level": [0.9, 0.123, None], "acceptance_rate": 0.6}
+    return [
+        row("hf_generate", None, num_beams, 0.25, target_calls=None, draft_calls=None, phases_ms=None),
+        row("plain", "NoDrafter", num_beams, 1.0),
+        row("trie", "TrieDrafter", num_beams, 1.5, target_calls=2.0, **accepted),
+        row("draft", "ModelDrafter", num_beams, 0.8, target_calls=2.5, draft_calls=3.0, **accepted),
+    ]
+
+
+RESULT: dict[str, Any] = {
+    "environment": {
+        "command": ["atspeed", "benchmark", "--out", "a <b> folder"],
+        "commit": "0123456789abcdef",
+        "device": "cpu: a processor",
+        "threads": 2,
+        "dtype": "float32",
+    },
+    "setting": {
+        "run": "runs/x",
+        "source": "EmbeddedCatalog",
+        "items": 140,
+        "levels": 4,
+        "target_parameters": 13_100_000,
+        "draft_parameters": 1_200_000,
+        "pack_weights": True,
+    },
+    "rows": [*methods(1), *methods(20)],
+    "curves": [
+        *(row("N", "ModelDrafter", 20, 1 - width / 200, draft_beams=width) for width in (20, 40, 80)),
+        *(
+            row("T", "ModelDrafter", 20, 1 + value, verification="relaxed", temperature=value, recall=0.04 - value / 50)
+            for value in (0.25, 0.5, 1.0)
+        ),
+    ],
+    "coverage": [{"level": 1, "num_beams": 20, "draft_beams": 40, "coverage": 0.5}],
+}
+
+
+def result_without(**replaced: Any) -> dict[str, Any]:
+    return copy.deepcopy({**RESULT, **replaced})
+
+
+def test_the_figures_show_what_was_measured() -> None:
+    drawn_pictures = draw_pictures(RESULT)
+    assert drawn_pictures[1].title == "Target calls against draft width at K = 20"
+    pictures = {picture.name: picture.figure for picture in drawn_pictures}
+    assert list(pictures) == PICTURES
+    plain, generate = pictures["speedup"].axes
+    drawn = {(panel, tuple(line.get_ydata())) for panel in (plain, generate) for line in panel.lines[1:]}
+    assert {ys for panel, ys in drawn if panel is plain} == {(0.25, 0.25), (1, 1), (1.5, 1.5), (0.8, 0.8)}
+    assert {ys for panel, ys in drawn if panel is generate} == {(1, 1), (4, 4), (6, 6), (3.2, 3.2)}
+    calls, latency = pictures["draft_width"].axes
+    assert list(calls.lines[0].get_xdata()) == [20, 40, 80]
+    assert list(latency.lines[0].get_ydata()) == pytest.approx([20 / 0.9, 20 / 0.8, 20 / 0.6])
+    (tradeoff,) = pictures["tradeoff"].axes
+    assert [text.get_text() for text in tradeoff.texts] == ["T = 0.25", "T = 0.5", "T = 1"]
+    assert list(tradeoff.lines[-3].get_xdata()) == [1.25, 1.5, 2.0]  # a line with its two rows of caps
+    (phases,) = pictures["phases"].axes
+    assert [bar.get_width() for bar in phases.containers[0]] == pytest.approx([0.6] * 3)
+    first = pictures["acceptance"].axes[0]
+    assert [text.get_text() for text in first.texts] == ["0.90", "0.12", "–"] * 2
+
+
+@pytest.mark.parametrize(
+    ("replaced", "missing"),
+    [
+        ({"curves": []}, {"draft_width", "tradeoff"}),
+        ({"curves": RESULT["curves"][:3]}, {"tradeoff"}),
+        ({"curves": RESULT["curves"][3:]}, {"draft_width"}),
+        ({"rows": methods(20)[:2], "curves": []}, {"draft_width", "tradeoff", "acceptance"}),
+    ],
+)
+def test_what_was_not_measured_has_no_picture(replaced: dict[str, Any], missing: set[str]) -> None:
+    pictures = draw_pictures(result_without(**replaced))
+    assert [picture.name for picture in pictures] == [name for name in PICTURES if name not in missing]
+
+
+def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "figure-of_an_earlier_report.png").touch()
+    files = write_report(RESULT, tables_of(RESULT), tmp_path)
+    assert set(files) == {tmp_path / "report.html", *tmp_path.glob("*.png")}
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"https?://|<script|<link|@import|url\(", page)
+    embedded = re.findall(r'<img alt="[^"]+" src="data:image/png;base64,([^"]+)">', page)
+    assert page.count("<img") == len(embedded) == len(PICTURES)
+    assert [base64.b64decode(data) for data in embedded] == [file.read_bytes() for file in files[1:]]
+    assert page.count("<table>") == len(tables_of(RESULT))
+    assert "Fastest exact method at K = 20, one request at a time: trie, 13.3 ms" in page
+    assert page.count("a &lt;b&gt; folder") == 2  # the command, and the environment below it
+    assert "<b>" not in page
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["images"] == [f"benchmark/{name}" for name in PICTURES]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+def test_a_browser_shows_the_page(tmp_path: Path) -> None:
+    write_report(RESULT, tables_of(RESULT), tmp_path)
+    page = tmp_path / "report.html"
+    seen = """{images: [...document.images].map(image => image.naturalWidth),
+               tables: [...document.querySelectorAll("tbody")].map(body => [body.rows.length, body.offsetHeight]),
+               width: document.body.scrollWidth}"""
+    script = f"<script>onload = () => document.title = JSON.stringify({seen})</script></body>"
+    page.write_text(page.read_text().replace("</body>", script))
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [*command, "--window-size=1200,900", "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=240
+    )
+    (title,) = re.findall(r"<title>(.*?)</title>", done.stdout)
+    shown = json.loads(title)
+    assert len(shown["images"]) == len(PICTURES)
+    assert min(shown["images"]) > 300
+    assert [rows for rows, _ in shown["tables"]] == [8, 6, 6, 1]
+    assert all(height > 10 * rows for rows, height in shown["tables"])
+    assert shown["width"] <= 1200, "nothing but a table may be wider than the window"

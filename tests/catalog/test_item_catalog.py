@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from atspeed.catalog import ItemCatalog, Vocabulary
+
+
+def test_collisions_are_kept_and_codes_are_in_natural_order() -> None:
+    catalog = ItemCatalog({"x": ["<a_10>", "<b_1>"], "y": ["<a_2>", "<b_1>"], "z": ["<a_10>", "<b_1>"]})
+    assert catalog.vocabulary.words[3:] == ("<a_2>", "<a_10>", "<b_1>")
+    assert catalog.tokens.tolist() == [[4, 5], [3, 5], [4, 5]]
+    assert catalog.encode([1, 2]).tolist() == [[3, 5], [4, 5]]
+    assert catalog.encode([]).shape == (0, 2)
+    assert catalog.items(["<a_10>", "<b_1>"]) == [0, 2]
+    assert catalog.items(["<a_2>", "<b_2>"]) == []
+
+
+@pytest.mark.parametrize(
+    ("sids", "message"),
+    [
+        ({}, "the catalog has no item"),
+        ({"x": []}, "item 'x' has the semantic ID"),
+        ({"x": "<a_1>"}, "item 'x' has the semantic ID '<a_1>'; expected a list"),
+        ({"x": ["a"], "y": ["a", "b"]}, "item 'y' has a semantic ID of 2 codes, item 'x' one of 1"),
+        ({"x": ["<pad>"]}, "collide with the special tokens"),
+    ],
+)
+def test_bad_sids_are_refused(sids: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ItemCatalog(sids)
+
+
+def test_unknown_item_is_named() -> None:
+    with pytest.raises(ValueError, match=r"item 'soap' is not in the catalog \(1 items, e.g. 'x'\)"):
+        ItemCatalog({"x": ["a"]}).index("soap")
+
+
+def test_vocabulary_is_a_tokenizer_that_transformers_reads(tmp_path: Path) -> None:
+    vocabulary = Vocabulary(["<a_1>", "<b_1>"])
+    vocabulary.save(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("<bos> <a_1> <b_1> <sep>", add_special_tokens=False).input_ids == [1, 3, 4, 2]
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.sep_token_id) == (0, 1, 2)
+    assert Vocabulary.load(tmp_path) == vocabulary
+    assert Vocabulary(["<a_1>"]) != vocabulary
+
+
+def test_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no tokenizer.json"):
+        Vocabulary.load(tmp_path)

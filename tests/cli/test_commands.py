@@ -1,0 +1,235 @@
+"""The command line, end to end, in processes of its own."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM
+
+from atspeed.cli.quickstart import configs_folder
+
+CONFIGS = configs_folder()
+SMALL_DATA = ["--data.source", "EmbeddedCatalog", "--data.source.num_users", "40", "--data.source.num_items", "140"]
+SMALL_MODEL = ["--model.network.config.hidden_size", "48", "--model.network.config.num_hidden_layers", "1"]
+COLUMNS = {
+    "method",
+    "drafter",
+    "draft_beams",
+    "verification",
+    "temperature",
+    "num_beams",
+    "batch_size",
+    "requests",
+    "latency_ms",
+    "requests_per_second",
+    "speedup_vs_hf",
+    "speedup_vs_plain",
+    "total_speedup_vs_hf",
+    "target_calls",
+    "draft_calls",
+    "trie_target_calls",
+    "accepted_levels",
+    "acceptance_rate",
+    "acceptance_by_level",
+    "identical_to_hf",
+    "max_score_gap",
+    "recall",
+    "recall_error",
+    "ndcg",
+    "phases_ms",
+}
+
+
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "atspeed", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+    return done
+
+
+def fit_arguments(stage: str, run_dir: Path, *more: str) -> list[str]:
+    config = str(CONFIGS / f"{stage}.yaml")
+    return ["fit", "--config", config, "--trainer.default_root_dir", str(run_dir), *SMALL_DATA, *more]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with all three models, trained by the command line."""
+    folder = tmp_path_factory.mktemp("run")
+    for stage in ("target", "draft"):
+        # after 2 epochs a request's 20th and 21st beams are 1e-6 apart, less than float32 can tell; after 3, 2e-3
+        run(*fit_arguments(stage, folder, "--trainer.max_epochs", "3", *SMALL_MODEL))
+    run(*fit_arguments("strict", folder))
+    return folder
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_stages_export_models_and_record_themselves(run_dir: Path) -> None:
+    for stage in ("target", "draft", "strict"):
+        AutoModelForCausalLM.from_pretrained(run_dir / stage / "model")
+        record = json.loads((run_dir / stage / "run.json").read_text())
+        assert record["command"][1] == "fit"
+        assert record["versions"]["torch"]
+        assert "num_users: 40" in (run_dir / stage / "config.yaml").read_text()
+        assert list((run_dir / stage).glob("events.out.tfevents.*"))
+        assert (run_dir / stage / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_an_alignment_logs_speculation_and_the_parts_of_its_loss_by_default(run_dir: Path) -> None:
+    events = EventAccumulator(str(run_dir / "strict"))
+    events.Reload()
+    for name in ("target_calls", "acceptance_rate", "acceptance_rate_level_0", "accepted_levels", "overlap"):
+        assert events.Scalars(f"val/{name}")[0].step == 0
+        assert len(events.Scalars(f"val/{name}")) > 1
+    for name in ("rec_loss", "align_loss", "align_loss/ReverseKL", "align_loss/DensityRegularization"):
+        assert events.Scalars(f"val/{name}")
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_test_prints_recall_beside_the_baselines(run_dir: Path) -> None:
+    settings = ["--config", str(CONFIGS / "recommend.yaml"), "--trainer.default_root_dir", str(run_dir)]
+    output = run("test", *settings, *SMALL_DATA).stdout
+    names = "recall@20", "ndcg@20", "popularity_recall@20", "transitions_recall@20", "target_calls", "speedup"
+    for name in names:
+        assert f"test/{name}" in output
+    run("predict", *settings, *SMALL_DATA)
+    assert len((run_dir / "recommend" / "predictions.jsonl").read_text().splitlines()) == 40
+    for command in ("test", "predict"):
+        record = json.loads((run_dir / "recommend" / f"{command}-run.json").read_text())
+        assert record["command"][1] == command
+        assert "num_users: 40" in (run_dir / "recommend" / f"{command}-config.yaml").read_text()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path) -> None:
+    settings = ["--config", str(CONFIGS / "benchmark.yaml"), "--out", str(run_dir), "--num_requests", "8"]
+    output = run("benchmark", *settings, *SMALL_DATA).stdout
+    assert "hf_generate" in output
+    result = json.loads((run_dir / "benchmark" / "benchmark.json").read_text())
+    assert set(result) == {"environment", "setting", "rows", "curves", "coverage"}
+    assert {"versions", "device", "threads", "dtype", "commit"} <= set(result["environment"])
+    methods = ["hf_generate", "plain", "trie", "trie_auto", "hybrid", "draft"]
+    sampling = ["draft_relaxed", "draft_lossless", "trie_lossless"]
+    assert [row["method"] for row in result["rows"]] == [*methods, *sampling] * 4
+    for row in result["rows"]:
+        assert set(row) == COLUMNS
+        assert row["requests"] == 8
+        if row["method"] in sampling:
+            assert row["verification"] == row["method"].split("_")[1]
+            assert row["identical_to_hf"] is None
+        else:
+            assert row["verification"] == (None if row["method"] == "hf_generate" else "strict")
+            assert row["identical_to_hf"] == 1
+            assert row["max_score_gap"] < 1e-4
+        if row["method"] in ("hf_generate", "plain"):
+            assert row["target_calls"] == {"hf_generate": None, "plain": 4}[row["method"]]
+        else:
+            assert 1 <= row["target_calls"] <= 4
+        by_draft = row["method"].startswith(("hybrid", "draft"))
+        assert (row["trie_target_calls"] is not None) == by_draft
+    assert [(row["draft_beams"], row["temperature"]) for row in result["curves"]] == [
+        *((width, None) for width in (20, 40, 80)),
+        *((40, temperature) for temperature in (0.25, 0.5, 1.0)),
+    ]
+    assert {(row["num_beams"], row["batch_size"], row["requests"]) for row in result["curves"]} == {(20, 1, 8)}
+    names = ("speedup", "draft_width", "tradeoff", "phases", "acceptance")
+    assert {file.name for file in (run_dir / "benchmark").glob("*.png")} == {f"figure-{name}.png" for name in names}
+    assert (run_dir / "benchmark" / "report.html").is_file()
+    assert len(result["coverage"]) == 3 * 4 * 5
+    assert all(0 <= row["coverage"] <= 1 for row in result["coverage"])
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_benchmark_takes_methods_and_batches_on_the_command_line(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "target").symlink_to(run_dir / "target")
+    methods = "{trie: {drafter: {class_path: TrieDrafter, init_args: {max_nodes: 99}}}}"
+    settings = ["--config", str(CONFIGS / "benchmark.yaml"), "--out", str(tmp_path), "--num_requests", "5"]
+    more = ["--methods", methods, "--batch_sizes", "[1, 4]", "--num_beams", "[3]"]
+    run("benchmark", *settings, *more, *SMALL_DATA)
+    result = json.loads((tmp_path / "benchmark" / "benchmark.json").read_text())
+    assert [(row["method"], row["batch_size"]) for row in result["rows"]] == [
+        (name, size) for size in (1, 4) for name in ("hf_generate", "plain", "trie")
+    ]
+    assert {row["requests"] for row in result["rows"]} == {5}
+    assert result["curves"] == result["coverage"] == []
+    assert not (tmp_path / "benchmark" / "figure-draft_width.png").exists()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_quickstart_makes_what_is_missing(run_dir: Path) -> None:
+    shutil.rmtree(run_dir / "strict")
+    before = (run_dir / "target" / "model" / "model.safetensors").stat().st_mtime
+    output = run("quickstart", "--out", str(run_dir), *SMALL_DATA).stdout
+    assert output.count("passed over") == 2
+    assert "strict: done" in output
+    assert "benchmark.json" in output
+    assert (run_dir / "strict" / "model" / "model.safetensors").is_file()
+    assert "alpha: 1.0" in (run_dir / "strict" / "config.yaml").read_text()
+    assert (run_dir / "target" / "model" / "model.safetensors").stat().st_mtime == before
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_the_readmes_python_example_runs(run_dir: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
+    assert "runs/quickstart" in code
+    assert "EmbeddedCatalog()" in code
+    code = code.replace("runs/quickstart", str(run_dir)).replace("EmbeddedCatalog()", "EmbeddedCatalog(40, 140)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 10
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_killed_fit_goes_on_with_ckpt_path_last(tmp_path: Path) -> None:
+    arguments = fit_arguments("target", tmp_path, *SMALL_MODEL, "--trainer.max_epochs")
+    process = subprocess.Popen([sys.executable, "-m", "atspeed", *arguments, "1000"], stdout=subprocess.DEVNULL)
+    last = tmp_path / "target" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 300
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(0.5)  # the checkpoint is being written
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "target" / "model").exists()
+    run(*arguments, "1000", "--ckpt_path", "last", "--trainer.max_steps", "160")
+    assert (tmp_path / "target" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--config", str(CONFIGS / "strict.yaml")], "python -m atspeed fit --config configs/target.yaml"),
+        (["benchmark", "--config", str(CONFIGS / "benchmark.yaml"), "--num_beams", "[0]"], "num_beams[0] is 0"),
+        (["fit", "--config", str(CONFIGS / "target.yaml"), "--data.source.root", "x"], "root"),
+        (["quickstart", "--epochs", "3"], "only --out and --data"),
+    ],
+)
+def test_bad_input_gets_a_clear_error(arguments: list[str], message: str, tmp_path: Path) -> None:
+    run_dir = {"fit": "--trainer.default_root_dir", "benchmark": "--out", "quickstart": "--out"}[arguments[0]]
+    done = run(*arguments, run_dir, str(tmp_path), check=False)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+
+
+def test_help_lists_the_commands() -> None:
+    output = run("--help").stdout
+    for command in ("fit", "test", "predict", "cache-target", "benchmark", "benchmark-alignment", "tune", "quickstart"):
+        assert command in output

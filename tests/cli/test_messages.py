@@ -1,0 +1,205 @@
+"""How the command line behaves when something is wrong, when it is interrupted, and when nobody looks at it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from atspeed.cli.main import COMMANDS, TRAINER_RUNS, AtSpeedCLI, main
+from atspeed.cli.messages import explained_errors
+from atspeed.cli.quickstart import configs_folder
+from atspeed.data import EmbeddedCatalog
+
+CONFIGS = configs_folder()
+
+
+def config(name: str) -> list[str]:
+    return ["--config", str(CONFIGS / f"{name}.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["fit", *config("target"), "--model.learning_rat", "3"],
+            "FineTuning has no setting 'learning_rat'; did you mean 'learning_rate'?",
+        ),
+        (
+            ["predict", *config("recommend"), "--model.drafter.max_node", "3"],
+            "TrieDrafter has no setting 'max_node'; did you mean 'max_nodes'?",
+        ),
+        (
+            ["predict", *config("recommend"), "--model.drafter", "TrieDraftr"],
+            "there is no class 'TrieDraftr'; did you mean 'TrieDrafter'?",
+        ),
+        (
+            ["predict", *config("recommend"), "--data.sorce", "x"],
+            "there is no setting 'data.sorce'; did you mean 'data.source'?",
+        ),
+        (
+            ["benchmark", *config("benchmark"), "--number_beams", "3"],
+            "there is no setting 'number_beams'; did you mean 'num_beams'?",
+        ),
+        (["predcit", *config("recommend")], "there is no command 'predcit'; did you mean 'predict'?"),
+        (["benchmarks"], "did you mean 'benchmark'?"),
+        (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["fit", *config("target"), "--model.warmup_steps", "few"], "Expected a <class 'int'>. Got value: few"),
+    ],
+)
+def test_the_command_line_says_what_was_meant(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "--help shows" in shown
+    assert "usage:" not in shown
+    assert len(shown.splitlines()) < 12
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("num_beams:", "num_beam:", "Inference has no setting 'num_beam'; did you mean 'num_beams'?"),
+        ("  precision:", "  precison:", "there is no setting 'trainer.precison'; did you mean 'trainer.precision'?"),
+        ("data:", "dato:", "there is no setting 'dato.source'; did you mean 'data.source'?"),
+        ("max_nodes:", "max_node:", "TrieDrafter has no setting 'max_node'; did you mean 'max_nodes'?"),
+    ],
+)
+def test_a_config_says_what_was_meant(
+    right: str, wrong: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (CONFIGS / "recommend.yaml").read_text()
+    assert right in text
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text.replace(right, wrong))
+    with pytest.raises(SystemExit) as exit_:
+        main(["predict", "--config", str(file)])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_overview_lists_every_command_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    shown = capsys.readouterr().out.splitlines()
+    for command in [*TRAINER_RUNS, *COMMANDS]:
+        assert any(re.fullmatch(rf"  {command} +[A-Z].*\.", line) for line in shown)
+
+
+@pytest.mark.parametrize("command", [*TRAINER_RUNS, *COMMANDS])
+def test_every_command_says_what_it_does(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with suppress(SystemExit):
+        main([command, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"usage: python -m atspeed {command} " in shown
+    purpose = TRAINER_RUNS[command] if command in TRAINER_RUNS else (COMMANDS[command].__doc__ or "").split("\n")[0]
+    assert purpose in shown
+
+
+def test_the_help_of_a_class_is_its_docstring(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "Alignment"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("Aligns a draft with the target", "--model.alpha ALPHA", "--model.loss LOSS", "beam"):
+        assert words in shown
+
+
+def test_errors_of_our_own_code_are_shown_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as exit_, explained_errors():
+        EmbeddedCatalog(num_users=0)
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.startswith("error: data.source.num_users is 0; expected 1 or more\n")
+    with pytest.raises(ValueError, match="invalid literal"), explained_errors():
+        int("a fault of somebody else")
+    monkeypatch.setenv("ATSPEED_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="num_users"), explained_errors():
+        EmbeddedCatalog(num_users=0)
+
+
+def test_exit_codes_are_kept_but_for_an_interrupt() -> None:
+    for code in (0, 2):
+        with pytest.raises(SystemExit) as exit_, explained_errors():
+            sys.exit(code)
+        assert exit_.value.code == code
+    with pytest.raises(SystemExit) as exit_, explained_errors():
+        raise KeyboardInterrupt
+    assert exit_.value.code == 130
+
+
+class Interrupt(pl.Callback):
+    """Ctrl-C in the middle of the first epoch."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def fit(run_dir: Path, *more: str) -> list[str]:
+    data = ["--data.source", "EmbeddedCatalog", "--data.source.num_users", "80", "--data.source.num_items", "140"]
+    model = ["--model.network.config.hidden_size", "48", "--model.network.config.num_hidden_layers", "1"]
+    run = ["--trainer.default_root_dir", str(run_dir), "--trainer.accelerator", "cpu", "--data.max_tokens", "512"]
+    return ["fit", *config("target"), *data, *model, *run, *more]
+
+
+def test_an_interrupted_fit_leaves_a_checkpoint_that_goes_on(tmp_path: Path) -> None:
+    interrupt = ["--trainer.callbacks+", "tests.test_errors.Interrupt"]
+    with pytest.raises(SystemExit) as exit_, explained_errors():
+        AtSpeedCLI(fit(tmp_path, *interrupt))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the Trainer ignores further ones
+    assert exit_.value.code == 130
+    last = tmp_path / "target" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    assert not (tmp_path / "target" / "model").exists()
+    AtSpeedCLI(fit(tmp_path, "--ckpt_path", "last", "--trainer.max_steps", "5"))
+    assert torch.load(last, weights_only=True)["global_step"] == 5
+    assert (tmp_path / "target" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_ctrl_c_in_a_real_fit_whose_output_is_no_terminal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "atspeed", *fit(tmp_path, "--trainer.max_epochs", "1000")]
+    last = tmp_path / "target" / "checkpoints" / "last.ckpt"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        deadline = time.monotonic() + 300
+        while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, output
+    assert "interrupted; fit goes on with --ckpt_path last" in output
+    assert "Traceback" not in output
+    assert torch.load(last, weights_only=True)["global_step"] > 0
+    assert not (tmp_path / "target" / "model").exists()
+    assert not {"\x1b", "\r", "\b"} & set(output), "no control characters"
+    assert len(output.splitlines()) < 20, output
+
+
+@pytest.mark.e2e
+def test_exit_codes_of_real_processes(tmp_path: Path) -> None:
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "atspeed", *arguments, *run_dir]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+
+    run_dir = ["--trainer.default_root_dir", str(tmp_path)]
+    missing = run("predict", *config("recommend"))
+    assert missing.returncode == 1
+    assert "error: " in missing.stderr
+    assert "python -m atspeed fit --config configs/target.yaml" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    shown = run("predict", *config("recommend"), ATSPEED_TRACEBACK="1")
+    assert shown.returncode == 1
+    assert "Traceback" in shown.stderr
+    assert run("predict", *config("recommend"), "--model.num_beam", "3").returncode == 2
