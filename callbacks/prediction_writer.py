@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
 from atspeed.callbacks.prediction_parts import PredictionParts, Record
+from atspeed.callbacks.required_module import require_module
 from atspeed.data import RequestBatch
 from atspeed.files import write_whole
 from atspeed.modules import Inference
@@ -43,18 +44,17 @@ class PredictionWriter(pl.Callback):
         """Find what an interrupted run has answered, and leave it out."""
         if stage != "predict":
             return
-        if not isinstance(pl_module, Inference):
-            raise TypeError(f"PredictionWriter needs an Inference, not {type(pl_module).__name__}")
-        self._parts = PredictionParts(pl_module.run_dir / pl_module.stage / "predictions.parts")
+        module = require_module(self, pl_module, Inference)
+        self._parts = PredictionParts(module.run_dir / module.stage / "predictions.parts")
         rows = None
         if trainer.is_global_zero:
-            self._parts.prepare(pl_module.answer_settings())
+            self._parts.prepare(module.answer_settings())
             answered = self._parts.answered()
-            requests = len(pl_module.data.predict_histories.users)
+            requests = len(module.data.predict_histories.users)
             rows = [row for row in range(requests) if row not in answered]
             if answered:
                 log.info("going on: %d of %d requests are answered already", len(answered), requests)
-        pl_module.data.predict_rows = trainer.strategy.broadcast(rows)
+        module.data.predict_rows = trainer.strategy.broadcast(rows)
 
     def on_predict_batch_end(
         self,

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.callbacks.required_module import require_module
 from atspeed.checks import require_at_least
 from atspeed.data.batches import evenly_spread
 from atspeed.decoding import Drafter, NoDrafter, SpeculativeDecoder, Verifier
 from atspeed.metrics import AnswerOverlap, Speculation
 from atspeed.modules import Alignment
+from atspeed.modules.model_building import build_frozen_model
+from atspeed.modules.zero import zero_stage
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +59,8 @@ class SpeculationMonitor(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what has no draft, and say where nothing can be measured."""
-        if not isinstance(pl_module, Alignment):
-            raise TypeError(f"SpeculationMonitor needs an Alignment, not {type(pl_module).__name__}")
-        self._silent = pl_module.zero_stage == 3
+        require_module(self, pl_module, Alignment)
+        self._silent = zero_stage(trainer) == 3
         if self._silent:
             log.warning(
                 "SpeculationMonitor logs nothing: trainer.strategy has ZeRO stage 3, where all processes must make the "
@@ -113,7 +115,7 @@ class SpeculationMonitor(pl.Callback):
         return SpeculativeDecoder(target, module.trie, self.drafter, self.verifier, module.model)
 
     def _load_target(self, module: Alignment) -> PreTrainedModel:
-        target: Any = module.build_target(module)
+        target: Any = build_frozen_model(module.target_source, module.target_dtype, module.data, module.trainer)
         target = target.to(module.device)
         log.info(
             "model.target_cache is set, so training needs no target; SpeculationMonitor loads it to decode %d users: "

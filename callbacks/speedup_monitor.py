@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torchmetrics import CatMetric
 
+from atspeed.callbacks.required_module import require_module
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import NoDrafter, SpeculativeDecoder
@@ -31,10 +32,9 @@ class SpeedupMonitor(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the two decoders."""
-        if not isinstance(pl_module, Inference):
-            raise TypeError(f"SpeedupMonitor needs an Inference, not {type(pl_module).__name__}")
-        self._decoders = {"plain": pl_module.decoder(NoDrafter()), "speculative": pl_module.decoder(pl_module.drafter)}
-        self._ratios = CatMetric().to(pl_module.device)
+        module = require_module(self, pl_module, Inference)
+        self._decoders = {"plain": module.decoder(NoDrafter()), "speculative": module.decoder(module.drafter)}
+        self._ratios = CatMetric().to(module.device)
 
     def on_test_batch_end(
         self,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from atspeed.data import SequenceBatch
 from atspeed.models import ModelSource
+from atspeed.modules.model_building import build_model
 from atspeed.modules.optimization import cosine_adamw
 from atspeed.modules.stage import StageModule
 
@@ -53,7 +54,7 @@ class FineTuning(StageModule):
     def configure_model(self) -> None:
         """Build the model (here and not earlier, so that a strategy may shard it)."""
         if not hasattr(self, "model"):
-            self.model = self.build(self.network).train()
+            self.model = build_model(self.network, self.data, self.trainer).train()
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule."""

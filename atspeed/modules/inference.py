@@ -14,7 +14,9 @@ from atspeed.decoding import Decoded, Drafter, ItemFilter, ItemTrie, Speculative
 from atspeed.decoding.scorer import Normalize
 from atspeed.metrics import CatalogCoverage, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 from atspeed.models import ModelSource, pack_linears
+from atspeed.modules.model_building import build_model
 from atspeed.modules.stage import StageModule
+from atspeed.modules.zero import require_unsharded_models
 from atspeed.recommender.baselines import TransitionCounts, recommend_popular
 
 RANKING_METRICS: dict[str, Callable[[int], Metric | MetricCollection]] = {
@@ -89,9 +91,10 @@ class Inference(StageModule):
     def configure_model(self) -> None:
         """Build the models and the trie (here and not earlier: the data module knows the catalog)."""
         if not hasattr(self, "target"):
-            self.require_whole_models("decoding")
-            self.target = self.build(self.target_source)
-            self.draft = self.build(self.draft_source) if self.draft_source and self.drafter.needs_draft else None
+            require_unsharded_models(self.trainer, "decoding")
+            self.target = build_model(self.target_source, self.data, self.trainer)
+            draft = self.draft_source if self.drafter.needs_draft else None
+            self.draft = build_model(draft, self.data, self.trainer) if draft else None
             self.trie = ItemTrie(self.data.catalog.tokens)
             self.catalog_coverage = CatalogCoverage(self.data.catalog.num_items, self.num_beams)
             self.speculation = Speculation(self.data.catalog.num_levels)

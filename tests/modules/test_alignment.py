@@ -54,13 +54,13 @@ def walk(module: Alignment, prompt: Tensor, leaf: Tensor) -> Iterator[tuple[Tens
 
 
 def at_speed_s(log_q: Tensor, log_p: Tensor, next_child: int) -> Tensor:
-    """AtSpeed-S with the rest as one more outcome, written anew."""
+    """AtSpeed-S with the remainder as one more outcome, written anew."""
     q, p = log_q.exp(), log_p.exp()
     order = q.argsort(descending=True)
-    top, rest = order[:NUM_BEAMS], order[NUM_BEAMS:]
+    top, others = order[:NUM_BEAMS], order[NUM_BEAMS:]
     divergence = (q[top] * (log_q[top] - log_p[top])).sum()
-    if len(rest):
-        divergence += q[rest].sum() * (q[rest].sum() / p[rest].sum()).log()
+    if len(others):
+        divergence += q[others].sum() * (q[others].sum() / p[others].sum()).log()
     kth = p.sort(descending=True).values[NUM_BEAMS - 1] if len(p) >= NUM_BEAMS else 0.0
     return divergence - kth * (q[top] * log_q[top]).sum()
 

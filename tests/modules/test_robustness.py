@@ -34,7 +34,7 @@ def records(run_dir: Path) -> list[list]:
     [("fine_tuning", 2), ("fine_tuning", 0), ("accumulated", 1), ("alignment", 1)],
     ids=["fine-tuning", "saved at the last batch of an epoch", "gradients accumulated", "alignment"],
 )
-def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tmp_path: Path, kind: str, steps_into_epoch: int) -> None:
+def test_a_killed_fit_resumes_as_if_nothing_had_happened(tmp_path: Path, kind: str, steps_into_epoch: int) -> None:
     """Users, losses and weights to the last digit: order of the data, optimiser, schedule, dropout."""
     weights = resuming.run(tmp_path / "whole", kind, every_n_steps=1000)
     whole = records(tmp_path / "whole")
