@@ -180,11 +180,9 @@ class TargetCache:
         beams, child_log_probs = zip(*(self._read_row(split, row) for row in rows), strict=True)
         device = trie.token.device
         leaves = torch.stack(beams).long().to(device)
-        packed = torch.nn.utils.rnn.pad_sequence(
-            list(child_log_probs), batch_first=True, padding_value=-torch.inf
-        )  # [B, E]
-        prefixes = cached_prefixes(trie, leaves, truth)
-        return leaves, ScoredPrefixes.from_edges(trie, *prefixes, packed.to(device))
+        pad = torch.nn.utils.rnn.pad_sequence
+        packed = pad(list(child_log_probs), batch_first=True, padding_value=-torch.inf).to(device)  # [B, W]
+        return leaves, ScoredPrefixes.from_child_log_probs(trie, *cached_prefixes(trie, leaves, truth), packed)
 
     def _read_row(self, split: Split, row: int) -> tuple[Tensor, Tensor]:
         shard, index = divmod(row, SHARD_REQUESTS)

@@ -12,6 +12,7 @@ from atspeed.alignment.target_cache import Split, TargetCache, target_settings
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import ItemTrie, PrefixScorer, ScoredPrefixes
+from atspeed.decoding.probe import check_tree_attention
 from atspeed.losses import AlignmentLoss
 from atspeed.models import ModelSource
 from atspeed.modules.model_building import build_frozen_model, build_model
@@ -98,6 +99,11 @@ class Alignment(StageModule):
             self.cache = TargetCache(self.run_dir / self.target_cache, self.data, settings)
             self.cache.require_complete()
         self.model = build_model(self.draft_source, self.data, self.trainer).train()
+
+    def on_fit_start(self) -> None:
+        """Refuse models that do not take a tree mask, in all processes; see :func:`check_tree_attention`."""
+        for model in [self.model] if self.target_cache is not None else [self.model, self.target]:
+            check_tree_attention(model, self.data.max_prompt_tokens - self.trie.num_levels, self.trie.num_levels)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule, on the draft."""

@@ -14,6 +14,7 @@ from atspeed.alignment.sequences import search_beams
 from atspeed.alignment.target_cache import Split, TargetCache, TargetShard, cached_prefixes, target_settings
 from atspeed.data import RecommendationData
 from atspeed.decoding import ItemTrie, PrefixScorer
+from atspeed.decoding.probe import check_tree_attention
 from atspeed.modules.alignment import Alignment
 from atspeed.modules.model_building import build_frozen_model
 from atspeed.modules.stage import StageModule
@@ -83,6 +84,10 @@ class TargetCaching(StageModule):
         shards = [shard for shard in mine if shard in missing]
         return DataLoader(shards, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
 
+    def on_predict_start(self) -> None:
+        """Refuse a target that does not take a tree mask; see :func:`check_tree_attention`."""
+        check_tree_attention(self.target, self.data.max_prompt_tokens - self.trie.num_levels, self.trie.num_levels)
+
     def predict_step(self, shard: tuple[Split, int], batch_idx: int) -> TargetShard:
         """Return the content of a shard."""
         trie = self.trie.to(self.device)
@@ -95,7 +100,7 @@ class TargetCaching(StageModule):
             leaves = search_beams(target, self.num_beams)  # [B, K]
             truth = trie.leaves(batch.truth[:, 0])  # [B]
             target.score(trie.path(truth))
-            log_probs, mask = target.edges(*cached_prefixes(trie, leaves, truth))  # [B, E]
+            log_probs, mask = target.child_log_probs(*cached_prefixes(trie, leaves, truth))  # [B, W]
             found = zip(batch.rows.tolist(), leaves.cpu(), log_probs.cpu(), mask.cpu(), strict=True)
             for row, row_leaves, row_log_probs, exists in found:
                 beams[row], child_log_probs[row] = row_leaves, row_log_probs[exists]

@@ -19,7 +19,7 @@ def scored(seed: int) -> tuple[ScoredPrefixes, Tensor]:
     """Values for the children of all prefixes, not normalised over them; and these values by node, ``[B, M]``."""
     prefixes = torch.tensor([node for node in range(TRIE.num_nodes) if TRIE.num_children[node]]).expand(2, -1)
     values = torch.randn(2, TRIE.num_nodes - 1, generator=torch.Generator().manual_seed(seed), requires_grad=True)
-    table = ScoredPrefixes.from_edges(TRIE, prefixes, torch.ones_like(prefixes, dtype=torch.bool), values)
+    table = ScoredPrefixes.from_child_log_probs(TRIE, prefixes, torch.ones_like(prefixes, dtype=torch.bool), values)
     return table, values  # breadth-first: the children of all prefixes are the nodes 1, 2, 3 …
 
 
