@@ -22,7 +22,7 @@ class LossParts(pl.Callback):
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Listen to the parts."""
+        """Register hooks on the parts."""
         loss = require_module(self, pl_module, Alignment).loss
         self._values: dict[str, Tensor] = {}
         self._hooks = []
@@ -61,6 +61,6 @@ class LossParts(pl.Callback):
         self._values = {}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-"""How well the current draft serves the target."""
+"""What speculation costs with the current draft."""
 
 import logging
 from typing import Any
@@ -21,24 +21,24 @@ log = logging.getLogger(__name__)
 
 
 class SpeculationMonitor(pl.Callback):
-    """Decodes some validation users with the draft as it is, and logs what speculation costs with it.
+    """Decodes requests of some validation users with the current draft, and logs what speculation costs.
 
-    At every validation of an :class:`Alignment`, and before its first training step, so that the curves start at the
-    draft that it starts from. Logged are, over all processes' users, ``val/target_calls`` and ``val/draft_calls`` a
-    request, ``val/accepted_levels`` a target call, ``val/acceptance_rate``, the same of each level
+    It does so at every validation of an :class:`Alignment`, and before its first training step, so that the curves
+    start at the initial draft. It logs, over the users of all processes, ``val/target_calls`` and ``val/draft_calls``
+    per request, ``val/accepted_levels`` per target call, ``val/acceptance_rate``, the acceptance rate of each level
     (``val/acceptance_rate_level_<l>``, 0 for the first code), and ``val/overlap``, the share of the exact answer that
     is found.
 
     A validation costs the decoding of ``num_users`` requests, shared among the processes. The exact answers take
     ``num_users`` plain beam searches once. If the module reads a target cache and has no target, this callback loads
-    it, once for each process, and keeps it to the end of the run.
+    the target, once per process, and keeps it until the end of the run.
 
     Args:
-        drafter: who proposes.
+        drafter: what proposes.
         num_beams: beam width K.
         num_users: validation users to decode, evenly spread over the file; all of them if there are fewer.
         verifier: what is accepted; strict if not given.
-        seed: of a verifier that samples; every validation draws the same random numbers.
+        seed: for a verifier that samples; every validation draws the same random numbers.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SpeculationMonitor(pl.Callback):
         self._decoder: SpeculativeDecoder | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what has no draft, and say where nothing can be measured."""
+        """Refuse a module without a draft, and warn where nothing can be measured."""
         require_module(self, pl_module, Alignment)
         self._silent = zero_stage(trainer) == 3
         if self._silent:
@@ -69,24 +69,24 @@ class SpeculationMonitor(pl.Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
-        """Log the draft that training starts from."""
+        """Log the initial draft."""
         if trainer.global_step == 0 and not self._silent:
             values = {name: float(value) for name, value in self._measure(trainer, pl_module).items()}
-            for logger in trainer.loggers:  # Lightning logs no values of this hook
+            for logger in trainer.loggers:  # Lightning logs no values in this hook
                 logger.log_metrics(values, step=0)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
-        """Log the draft as it is now."""
+        """Log the current draft."""
         if not (trainer.sanity_checking or self._silent):
             # all processes have the same values; without sync_dist Lightning warns
             pl_module.log_dict(self._measure(trainer, pl_module), sync_dist=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the models."""
+        """Release the models."""
         self._decoder = None
 
     def _measure(self, trainer: pl.Trainer, module: Alignment) -> dict[str, Tensor]:
-        """Return the values over all processes' users; those of which there is nothing to say are left out."""
+        """Return the values over the users of all processes; undefined ones are left out."""
         decoder = self._decoder = self._decoder or self._prepare(trainer, module)
         speculation = Speculation(module.trie.num_levels).to(module.device)
         overlap = AnswerOverlap().to(module.device)

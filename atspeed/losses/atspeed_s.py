@@ -35,7 +35,7 @@ def top_k_density(draft_log_probs: Tensor, target_log_probs: Tensor, num_beams: 
     ``p_(K)`` is the target's probability of *its own* K-th best child (0 where there are fewer children: then all are
     beams, and none can be missed); ``H_K(q) = −Σ_{topK of q} q log q``. Arguments as in :class:`Prefixes`.
     """
-    if draft_log_probs.shape[-1] < num_beams:  # part of the graph all the same: ZeRO-3's processes must agree on it
+    if draft_log_probs.shape[-1] < num_beams:  # still part of the graph: ZeRO-3's processes must agree on it
         kth_target_probability = draft_log_probs.new_zeros(draft_log_probs.shape[:-1])
     else:
         kth_target_probability = target_log_probs.topk(num_beams, dim=-1).values[..., -1].exp()
@@ -51,7 +51,7 @@ def _top(log_probs: Tensor, num_beams: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class ReverseKL(PrefixLoss):
-    """Reverse KL over the draft's top-K: the draft is to be right where it puts its own mass.
+    """Reverse KL over the draft's top-K: corrects the draft where it puts its own mass.
 
     Args:
         num_beams: the beam width K that is served.
@@ -70,7 +70,7 @@ class ReverseKL(PrefixLoss):
 
 
 class DensityRegularization(PrefixLoss):
-    """The draft is to be sharp where the target's K-th child is a close call; a part of :class:`AtSpeedS`.
+    """Sharpens the draft where the target's K-th child is a close call; a part of :class:`AtSpeedS`.
 
     Args:
         num_beams: the beam width K that is served.
@@ -89,7 +89,7 @@ class DensityRegularization(PrefixLoss):
 class AtSpeedS(AlignmentLoss):
     """AtSpeed-S: reverse KL plus density over the draft's top-K (arXiv 2410.05165, section 3.1).
 
-    Strict verification accepts a level when the target's K beams are all among the draft's, so the draft is to be
+    Strict verification accepts a level when the target's K beams are all among the draft's, so the draft should be
     right where it puts its own mass (reverse KL) and sharp where the target's K-th beam is a close call (density).
 
     Args:

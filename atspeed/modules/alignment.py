@@ -36,17 +36,17 @@ class Alignment(StageModule):
         alpha: weight α of the alignment loss, 0 to 1.
         num_beams: beam width K of the target's (and the draft's own) sequences.
         sources: where the sequences come from.
-        target_cache: folder of the target cache, relative to the run folder; without it the target works online.
+        target_cache: folder of the target cache, relative to the run folder; without it the target runs online.
         target_dtype: dtype of the frozen target's weights: bfloat16 halves their memory, which a precision of
-            ``bf16-mixed`` does not, and rounds its scores; log-probabilities and losses are float32 in any case. With
+            ``bf16-mixed`` does not, and rounds its scores; log-probabilities and losses are always float32. With
             DeepSpeed the precision decides instead: ``bf16-mixed`` holds all weights in bfloat16.
         learning_rate: peak of the schedule (linear warm-up, then cosine to zero).
         weight_decay: of AdamW, on matrices.
         warmup_steps: optimiser steps of warm-up.
 
     Raises:
-        ValueError: if ``alpha`` or ``num_beams`` is out of range, or the draft's own sequences, which nobody can score
-            in advance, are wanted with a cache.
+        ValueError: if ``alpha`` or ``num_beams`` is out of range, or if the draft's own sequences, which cannot be
+            scored in advance, are combined with a cache.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Alignment(StageModule):
         loss: AlignmentLoss,
         alpha: float = 0.5,
         num_beams: int = 20,
-        sources: SequenceShares = SequenceShares(),  # noqa: B008 (never written to)
+        sources: SequenceShares = SequenceShares(),  # noqa: B008 (it is frozen)
         target_cache: Path | None = None,
         target_dtype: Literal["float32", "bfloat16"] = "float32",
         learning_rate: float = 1e-3,
@@ -86,7 +86,7 @@ class Alignment(StageModule):
         self.warmup_steps = warmup_steps
 
     def configure_model(self) -> None:
-        """Build the models (here and not earlier, so that a strategy may shard them), or open the target cache."""
+        """Build the models (not in the constructor, so that a strategy can shard them), or open the target cache."""
         if hasattr(self, "model"):
             return
         self.trie = ItemTrie(self.data.catalog.tokens)
