@@ -1,12 +1,11 @@
 """From a user's items to the model's tokens."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from atspeed.catalog.item_catalog import ItemCatalog
+from atspeed.catalog.item_catalog import ItemCatalog, ItemIndices
 from atspeed.catalog.vocabulary import BOS, SEP
 
 IGNORED = -100  # the label that torch's and transformers' cross-entropies skip
@@ -26,13 +25,13 @@ class CompactPrompt:
     catalog: ItemCatalog
     max_items: int = 20
 
-    def encode(self, history: Sequence[int]) -> Tensor:
+    def encode(self, history: ItemIndices) -> Tensor:
         """Return the prompt of a history of item indices, shape ``[P]``, int64."""
         codes = self.catalog.encode(history[-self.max_items :])  # [items, L]
         closed = torch.nn.functional.pad(codes, (0, 1), value=SEP)  # [items, L + 1]
         return torch.nn.functional.pad(closed.flatten(), (1, 0), value=BOS)
 
-    def encode_labelled(self, items: Sequence[int], last_only: bool = False) -> tuple[Tensor, Tensor]:
+    def encode_labelled(self, items: ItemIndices, last_only: bool = False) -> tuple[Tensor, Tensor]:
         """Return tokens and labels, each ``[P]``, of up to ``max_items + 1`` items that are to be predicted.
 
         The codes of all items (or of the last one only) are labels; special tokens never are, since a fixed-length

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from atspeed.catalog.item_catalog import ItemCatalog
 from atspeed.data.interactions import Interactions
+from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
 
 
@@ -37,8 +38,8 @@ class AtSpeedLayout(InteractionSource):
                     raise ValueError(
                         f"{self.root / f'sequential_{split}.txt'}: user {user!r} has no line in sequential_train.txt"
                     )
-        valid, test = ([sequences[split].get(user, []) for user in train] for split in ("valid", "test"))
-        return Interactions(catalog, list(train), list(train.values()), valid, test)
+        splits = (ItemSequences.from_lists(found.get(user, []) for user in train) for found in sequences.values())
+        return Interactions(catalog, list(train), *splits)
 
     def _read_sids(self) -> dict[str, list[str]]:
         if not self.root.is_dir():

@@ -5,6 +5,7 @@ import numpy as np
 from atspeed.catalog.item_catalog import ItemCatalog
 from atspeed.checks import require_at_least
 from atspeed.data.interactions import Interactions
+from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
 
 
@@ -40,12 +41,13 @@ class EmbeddedCatalog(InteractionSource):
         successors = [self._successors(items, rng) for items in by_taste]
         sequences = [self._sequence(by_taste, successors, rng) for _ in range(self.num_users)]
         num_test = [2 if draw < 0.25 else 1 for draw in rng.random(self.num_users)]
+        splits = list(zip(sequences, num_test, strict=True))
         return Interactions(
             catalog=ItemCatalog(self._sids(by_taste, rng)),
             users=[f"user-{number}" for number in range(self.num_users)],
-            train=[items[: -held - 1] for items, held in zip(sequences, num_test, strict=True)],
-            valid=[items[-held - 1 : -held] for items, held in zip(sequences, num_test, strict=True)],
-            test=[items[-held:] for items, held in zip(sequences, num_test, strict=True)],
+            train=ItemSequences.from_lists(items[: -held - 1] for items, held in splits),
+            valid=ItemSequences.from_lists(items[-held - 1 : -held] for items, held in splits),
+            test=ItemSequences.from_lists(items[-held:] for items, held in splits),
         )
 
     def _sids(self, by_taste: list[np.ndarray], rng: np.random.Generator) -> dict[str, list[str]]:
@@ -62,7 +64,7 @@ class EmbeddedCatalog(InteractionSource):
     @staticmethod
     def _successors(items: np.ndarray, rng: np.random.Generator) -> dict[int, np.ndarray]:
         cycle = rng.permutation(items)
-        return {int(item): np.roll(cycle, -place - 1)[:3] for place, item in enumerate(cycle)}
+        return {int(item): np.roll(cycle, -index - 1)[:3] for index, item in enumerate(cycle)}
 
     @staticmethod
     def _sequence(
