@@ -106,17 +106,6 @@ class Inference(StageModule):
             self.catalog_coverage = CatalogCoverage(self.data.catalog.num_items, self.num_beams)
             self.speculation = Speculation(self.data.catalog.num_levels)
 
-    def on_test_start(self) -> None:
-        """Make the decoder and the baselines."""
-        self._start()
-        train, num_items = self.data.interactions.train, self.data.catalog.num_items
-        self.popular = recommend_popular(train.values, num_items, self.baseline_k)
-        self.transitions = TransitionCounts(train.offsets, train.values, num_items)
-
-    def on_predict_start(self) -> None:
-        """Make the decoder."""
-        self._start()
-
     def _start(self) -> None:
         pack_linears(self.target)  # not earlier: packed weights cannot be moved to a device or into shards
         if self.draft is not None:
@@ -143,6 +132,13 @@ class Inference(StageModule):
         """Decode a batch."""
         return self.main_decoder(batch.prompts, batch.prompt_mask, self.num_beams, item_filter, self._generator)
 
+    def on_test_start(self) -> None:
+        """Make the decoder and the baselines."""
+        self._start()
+        train, num_items = self.data.interactions.train, self.data.catalog.num_items
+        self.popular = recommend_popular(train.values, num_items, self.baseline_k)
+        self.transitions = TransitionCounts(train.offsets, train.values, num_items)
+
     def test_step(self, batch: RequestBatch, batch_idx: int) -> None:
         """Decode a batch and update the metrics."""
         item_filter = self.item_filter(batch)
@@ -162,17 +158,17 @@ class Inference(StageModule):
         }
         self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=len(batch.users))
 
-    def on_test_epoch_end(self) -> None:
-        """Log what speculation cost."""
-        values = {f"test/{name}": value for name, value in self.speculation.compute().items() if not value.isnan()}
-        self.log_dict(values, sync_dist=True)  # the same on all processes; without it Lightning warns
-        self.speculation.reset()
-
     def _update_baselines(self, batch: RequestBatch) -> None:
         k = self.baseline_k
         followers = [self.transitions.recommend(self.data.test_history(user), k) for user in batch.users.tolist()]
         self.popularity_recall.update(self.popular.expand(len(followers), -1).to(self.device), batch.truth)
         self.transitions_recall.update(torch.stack(followers).to(self.device), batch.truth)
+
+    def on_test_epoch_end(self) -> None:
+        """Log what speculation cost."""
+        values = {f"test/{name}": value for name, value in self.speculation.compute().items() if not value.isnan()}
+        self.log_dict(values, sync_dist=True)  # the same on all processes; without it Lightning warns
+        self.speculation.reset()
 
     def answer_settings(self) -> dict[str, str]:
         """Return everything that predictions depend on, by the name of the setting; models and data as hashes."""
@@ -189,9 +185,15 @@ class Inference(StageModule):
             settings[f"model.{name}"] = str(getattr(self, name))
         return settings
 
+    def on_predict_start(self) -> None:
+        """Make the decoder."""
+        self._start()
+
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Return one record per request: the user's name and the fields of :class:`atspeed.recommender.Answer`."""
-        self._generator.manual_seed(self.seed * 1_000_003 + int(batch.rows[0]))  # the same in any process, and resumed
+        self._generator.manual_seed(
+            self.seed * 1_000_003 + int(batch.rows[0])
+        )  # whatever process answers it, resumed or not
         item_filter = self.item_filter(batch)
         decoded = self.recommend(batch, item_filter)
         users = [self.data.predict_histories.users[user] for user in batch.users.tolist()]

@@ -12,13 +12,13 @@ from atspeed.data.sources.interaction_source import InteractionSource
 class AtSpeedLayout(InteractionSource):
     """The file layout of the AtSpeed reference implementation (https://github.com/Linxyhaha/AtSpeed).
 
-    ``<any>.json`` maps item numbers *from 0* to a list of codes; ``sequential_{train,valid,test}.txt`` hold one user
-    a line, ``user item item …``, with users and items numbered *from 1*. Users and items keep the names that they
-    have in the sequence files.
+    ``<any>.json`` maps item numbers *from 0* to lists of codes. ``sequential_{train,valid,test}.txt`` hold one user
+    per line, ``user item item …``, with users and items numbered *from 1*. Users and items are named as in the sequence
+    files.
 
     Args:
         root: the folder.
-        sids: the file of semantic IDs in it; by default its only ``*.json``.
+        sids: name of its file with semantic IDs; by default its only ``*.json``.
     """
 
     def __init__(self, root: Path, sids: str | None = None) -> None:
@@ -26,7 +26,7 @@ class AtSpeedLayout(InteractionSource):
         self.sids = sids
 
     def load(self) -> Interactions:
-        """Read the four files and check that they fit together."""
+        """Read the four files and check them against each other; see :meth:`InteractionSource.load`."""
         catalog = ItemCatalog(self._read_sids())
         sequences = {split: self._read_sequences(split, catalog) for split in ("train", "valid", "test")}
         train = sequences["train"]

@@ -1,4 +1,4 @@
-"""A small generated data set, so that everything runs without a download."""
+"""A small generated data set, with which everything runs without a download."""
 
 import numpy as np
 
@@ -10,18 +10,18 @@ from atspeed.data.sources.interaction_source import InteractionSource
 
 
 class EmbeddedCatalog(InteractionSource):
-    """Generated users and items with the traits that matter: tastes, popularity skew and learnable order.
+    """Generated users and items with the properties that matter: tastes, skewed popularity and learnable order.
 
-    Items belong to tastes; their semantic IDs follow the taste, then a shelf within it, then two finer codes; a few
-    items share a SID. A user has two or three tastes and switches between them; within a taste the next item is
-    mostly a successor of the user's last one there, otherwise a draw by popularity (Zipf). So the next item depends
-    on older items of the history, not only on the last. The last item of a user is for testing (for one user in four
-    the last two), the one before for validation.
+    An item belongs to a taste. The codes of its semantic ID are the taste, a shelf within the taste, and two finer
+    codes; a few items share a SID. A user has two or three tastes and switches between them. Within a taste the next
+    item is mostly a successor of the user's last item there, and otherwise drawn by popularity (Zipf). So the next
+    item depends on older items of the history, not only on the last. A user's last item is for testing (for one user
+    in four, the last two items), the item before it for validation.
 
     Args:
         num_users: number of users.
         num_items: number of items.
-        num_tastes: number of tastes, the codes of the first level.
+        num_tastes: number of tastes, which are the codes of the first level.
         seed: the same seed gives the same data.
     """
 
