@@ -191,9 +191,7 @@ class Inference(StageModule):
 
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Return one record per request: the user's name and the fields of :class:`atspeed.recommender.Answer`."""
-        self._generator.manual_seed(
-            self.seed * 1_000_003 + int(batch.rows[0])
-        )  # whatever process answers it, resumed or not
+        self._generator.manual_seed(self.seed * 1_000_003 + int(batch.rows[0]))  # in any process, resumed or not
         item_filter = self.item_filter(batch)
         decoded = self.recommend(batch, item_filter)
         users = [self.data.predict_histories.users[user] for user in batch.users.tolist()]

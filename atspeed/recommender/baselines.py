@@ -70,5 +70,5 @@ class TransitionCounts:
         candidates, which = np.unique(self._followers[pairs], return_inverse=True)
         scores = np.bincount(which, self._counts[pairs], minlength=len(candidates))
         best = candidates[np.lexsort((self._rank[candidates], -scores))]
-        others = self._popular[: len(best) + k]  # at least k of them are no candidates, or they are all
+        others = self._popular[:k]  # enough: only candidates, which come first, are taken out
         return torch.from_numpy(np.concatenate((best, others[~np.isin(others, best)]))[:k])
