@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from atspeed.models import export, merged_state, model_folder, whole_state
+from atspeed.models import export, merged_state, model_folder, unsharded_state
 from atspeed.modules import StageModule
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class HuggingFaceExport(pl.Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         model: Any = pl_module.model
-        state = whole_state(model)
+        state = unsharded_state(model)
         if trainer.is_global_zero:
             folder = model_folder(pl_module.run_dir, pl_module.stage)
             export(model, pl_module.data.catalog.vocabulary, folder, merged_state(model, state))

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed.checks import require_at_least
-from atspeed.data.batches import evenly_spread
+from atspeed.data.examples import evenly_spread
 from atspeed.decoding import Drafter, NoDrafter, SpeculativeDecoder, Verifier
 from atspeed.metrics import AnswerOverlap, Speculation
 from atspeed.modules import Alignment

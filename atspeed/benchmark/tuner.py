@@ -16,7 +16,7 @@ from atspeed.benchmark.measurement import load_packed, pick_device, time_interle
 from atspeed.benchmark.report.tables import report
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
-from atspeed.data.batches import RequestExample, evenly_spread
+from atspeed.data.examples import RequestExample, evenly_spread
 from atspeed.decoding import (
     Decoded,
     Drafter,

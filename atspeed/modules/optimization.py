@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from atspeed.models import whole_shape
+from atspeed.models import unsharded_shape
 
 
 def cosine_adamw(
@@ -18,8 +18,8 @@ def cosine_adamw(
     Weight decay applies to matrices only, not to norms and biases.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    matrices = [p for p in parameters if len(whole_shape(p)) >= 2]
-    others = [p for p in parameters if len(whole_shape(p)) < 2]
+    matrices = [p for p in parameters if len(unsharded_shape(p)) >= 2]
+    others = [p for p in parameters if len(unsharded_shape(p)) < 2]
     groups = [
         {"params": members, "weight_decay": decay}
         for members, decay in ((matrices, weight_decay), (others, 0.0))
