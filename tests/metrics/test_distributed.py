@@ -34,7 +34,7 @@ def values_of(batches: list[int]) -> list[float]:
             metric.update(recommended, truth)
         catalog.update(recommended)
         overlap.update(recommended, recommended.roll(number, 0))
-        speculation.update(decoded)
+        speculation.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
     values = [*(metric.compute() for metric in (*ranking, catalog, overlap)), *speculation.compute().values()]
     return [float(value) for value in values]
 
