@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
+from transformers import PreTrainedModel
 
 from atspeed.benchmark.draft_coverage import measure_coverage
 from atspeed.benchmark.loading import ModelLoader, pick_device
@@ -21,7 +22,7 @@ from atspeed.benchmark.timing import time_interleaved
 from atspeed.catalog import ItemCatalog
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
-from atspeed.decoding import Decoded, ModelDrafter, NoDrafter, RelaxedSampling, SpeculativeDecoder
+from atspeed.decoding import Decoded, ItemTrie, ModelDrafter, NoDrafter, RelaxedSampling, SpeculativeDecoder
 from atspeed.models import ModelSource, pack_linears
 from atspeed.provenance import provenance
 
@@ -31,10 +32,14 @@ Answers = Callable[[RequestBatch], tuple[list[Answer], Decoded | None]]
 
 
 @dataclass(frozen=True)
-class _Contest:
-    """Who answers: ``transformers.generate``, and a decoder for each method and each point of a curve."""
+class _Loaded:
+    """The models of a run, and who answers with them: a decoder for each method and each point of a curve."""
 
+    setting: BenchmarkSetting
     catalog: ItemCatalog
+    trie: ItemTrie
+    target: PreTrainedModel
+    draft: PreTrainedModel | None
     reference: HFGenerate
     decoders: dict[str, SpeculativeDecoder]
 
@@ -121,17 +126,37 @@ class Benchmark:
 
         data.num_test_users = self.num_requests
         data.setup("test")
+        loaded = self._load(data)
+        requests, rows = data.test_requests(), []
+        for batch_size in self.batch_sizes:
+            batches = data.batches_by_length(requests, batch_size, self.device)
+            for width in self.num_beams:
+                with_curves = (batch_size, width) == (self.batch_sizes[0], max(self.num_beams))
+                names = [name for name in loaded.decoders if with_curves or name in self.methods]
+                rows += self._measure(loaded, names, width, batches, batch_size)
+        dtype = str(loaded.target.dtype).removeprefix("torch.")
+        result = BenchmarkResult(
+            environment=BenchmarkEnvironment(**provenance(self.device), dtype=dtype),
+            setting=loaded.setting,
+            rows=[row for row in rows if row.method not in self.curves],
+            curves=[row for row in rows if row.method in self.curves],
+            coverage=self._measure_coverage(loaded, data.batches_by_length(requests, 1, self.device)),
+        )
+        folder, tables = self.out / "benchmark", tables_of(result)
+        report(result, folder / "benchmark.json", tables, write_report(result, tables, folder))
+        return result
+
+    def _load(self, data: RecommendationData) -> _Loaded:
         loader = ModelLoader(data.catalog, self.out, self.device, self.num_threads)
         target = loader.load(self.target_source)
         needs_draft = any(method.drafter.needs_draft for method in self.methods.values())
         draft = loader.load(self.draft_source) if self.draft_source and needs_draft else None
-        environment = BenchmarkEnvironment(**provenance(self.device), dtype=str(target.dtype).removeprefix("torch."))
         setting = BenchmarkSetting(
             run=str(self.out),
             source=type(data.source).__name__,
             items=data.catalog.num_items,
             levels=data.catalog.num_levels,
-            target_parameters=target.num_parameters(),  # here, because packed weights are no parameters
+            target_parameters=target.num_parameters(),  # counted before packing, which hides them
             draft_parameters=draft.num_parameters() if draft else None,
             pack_weights=self.pack_weights,
         )
@@ -140,49 +165,29 @@ class Benchmark:
             for model in (target, draft):
                 if model is not None:
                     pack_linears(model)
-        methods = {**self.methods, **(self.curves if draft else {})}
         decoders = {
             name: SpeculativeDecoder(target, loader.trie, method.drafter, method.verifier, draft)
-            for name, method in methods.items()
+            for name, method in {**self.methods, **(self.curves if draft else {})}.items()
         }
-        rows = self._measure_all(_Contest(data.catalog, reference, decoders), data)
-        coverage: list[CoverageRow] = []
-        if draft is not None and self.coverage_beams:
-            batches = track(data.batches_by_length(data.test_requests(), 1, self.device), "coverage", transient=True)
-            coverage = measure_coverage(target, draft, loader.trie, batches, self.num_beams, self.coverage_beams)
-        result = BenchmarkResult(
-            environment,
-            setting,
-            rows=[row for row in rows if row.method not in self.curves],
-            curves=[row for row in rows if row.method in self.curves],
-            coverage=coverage,
-        )
-        folder, tables = self.out / "benchmark", tables_of(result)
-        report(result, folder / "benchmark.json", tables, write_report(result, tables, folder))
-        return result
+        return _Loaded(setting, data.catalog, loader.trie, target, draft, reference, decoders)
 
-    def _measure_all(self, contest: _Contest, data: RecommendationData) -> list[MethodRow]:
-        """Return the rows of all batch sizes and beam widths, and those of the curves."""
-        requests, rows = data.test_requests(), []
-        for batch_size in self.batch_sizes:
-            batches = data.batches_by_length(requests, batch_size, self.device)
-            for width in self.num_beams:
-                with_curves = (batch_size, width) == (self.batch_sizes[0], max(self.num_beams))
-                names = [name for name in contest.decoders if with_curves or name in self.methods]
-                rows += self._measure(contest, names, width, batches, batch_size)
-        return rows
+    def _measure_coverage(self, loaded: _Loaded, batches: list[RequestBatch]) -> list[CoverageRow]:
+        if loaded.draft is None or not self.coverage_beams:
+            return []
+        tracked = track(batches, "coverage", transient=True)
+        return measure_coverage(loaded.target, loaded.draft, loaded.trie, tracked, self.num_beams, self.coverage_beams)
 
     def _measure(
-        self, contest: _Contest, names: list[str], num_beams: int, batches: list[RequestBatch], batch_size: int
+        self, loaded: _Loaded, names: list[str], num_beams: int, batches: list[RequestBatch], batch_size: int
     ) -> list[MethodRow]:
         """Return the rows of ``transformers.generate`` and the named methods at one beam width and batch size."""
         methods = {**self.methods, **self.curves}
         answers_by = {
-            "hf_generate": _by_reference(contest.reference, num_beams),
-            **{name: _by_decoder(contest.decoders[name], num_beams, self.seed) for name in names},
+            "hf_generate": _by_reference(loaded.reference, num_beams),
+            **{name: _by_decoder(loaded.decoders[name], num_beams, self.seed) for name in names},
         }
         measured = {
-            name: Measurement(name, methods.get(name), contest.catalog, num_beams, batch_size) for name in answers_by
+            name: Measurement(name, methods.get(name), loaded.catalog, num_beams, batch_size) for name in answers_by
         }
         title = f"K = {num_beams}, batches of {batch_size}"
         for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):
@@ -192,7 +197,7 @@ class Benchmark:
         profiled = batches[:: max(1, len(batches) // PROFILED_BATCHES)]
         rows = []
         for name, measurement in measured.items():
-            phases = measure_phases(contest.decoders[name], profiled, num_beams) if name in self.methods else None
+            phases = measure_phases(loaded.decoders[name], profiled, num_beams) if name in self.methods else None
             rows.append(measurement.row(measured["hf_generate"], measured["plain"], phases))
         by_trie = [row for row in rows if (row.drafter, row.verification) == ("TrieDrafter", "strict")]
         fewest = min((row.target_calls for row in by_trie if row.target_calls is not None), default=None)
