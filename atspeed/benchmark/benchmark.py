@@ -19,7 +19,6 @@ from atspeed.benchmark.report.output import report
 from atspeed.benchmark.report.tables import tables_of
 from atspeed.benchmark.rows import BenchmarkEnvironment, BenchmarkResult, BenchmarkSetting, CoverageRow, MethodRow
 from atspeed.benchmark.timing import time_interleaved
-from atspeed.catalog import ItemCatalog
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
 from atspeed.decoding import Decoded, ItemTrie, ModelDrafter, NoDrafter, RelaxedSampling, SpeculativeDecoder
@@ -36,7 +35,7 @@ class _Loaded:
     """The models of a run, and who answers with them: a decoder for each method and each point of a curve."""
 
     setting: BenchmarkSetting
-    catalog: ItemCatalog
+    data: RecommendationData
     trie: ItemTrie
     target: PreTrainedModel
     draft: PreTrainedModel | None
@@ -147,7 +146,7 @@ class Benchmark:
         return result
 
     def _load(self, data: RecommendationData) -> _Loaded:
-        loader = ModelLoader(data.catalog, self.out, self.device, self.num_threads)
+        loader = ModelLoader(data, self.out, self.device, self.num_threads)
         target = loader.load(self.target_source)
         needs_draft = any(method.drafter.needs_draft for method in self.methods.values())
         draft = loader.load(self.draft_source) if self.draft_source and needs_draft else None
@@ -169,7 +168,7 @@ class Benchmark:
             name: SpeculativeDecoder(target, loader.trie, method.drafter, method.verifier, draft)
             for name, method in {**self.methods, **(self.curves if draft else {})}.items()
         }
-        return _Loaded(setting, data.catalog, loader.trie, target, draft, reference, decoders)
+        return _Loaded(setting, data, loader.trie, target, draft, reference, decoders)
 
     def _measure_coverage(self, loaded: _Loaded, batches: list[RequestBatch]) -> list[CoverageRow]:
         if loaded.draft is None or not self.coverage_beams:
@@ -187,7 +186,7 @@ class Benchmark:
             **{name: _by_decoder(loaded.decoders[name], num_beams, self.seed) for name in names},
         }
         measured = {
-            name: Measurement(name, methods.get(name), loaded.catalog, num_beams, batch_size) for name in answers_by
+            name: Measurement(name, methods.get(name), loaded.data, num_beams, batch_size) for name in answers_by
         }
         title = f"K = {num_beams}, batches of {batch_size}"
         for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):

@@ -81,7 +81,7 @@ class AlignmentBenchmark:
 
         data.num_test_users = self.num_requests
         data.setup("test")
-        loader = ModelLoader(data.catalog, self.out, self.device, self.num_threads)
+        loader = ModelLoader(data, self.out, self.device, self.num_threads)
         target = loader.load_packed(self.target_source)
         requests = data.test_requests()
         batches = data.batches_by_length(requests, data.batch_size, self.device)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from atspeed.catalog import ItemCatalog
+from atspeed.data import RecommendationData
 from atspeed.decoding import ItemTrie
 from atspeed.models import ModelSource, pack_linears
 
@@ -20,7 +20,7 @@ class ModelLoader:
     """Loads the models of a run folder for one catalog onto one device.
 
     Args:
-        catalog: the items; the models have their vocabulary.
+        data: set up already; its catalog gives the vocabulary of the models.
         run_dir: the run folder, where models of earlier stages are looked up.
         device: where models and trie go.
         num_threads: CPU threads of torch; set for the whole process.
@@ -29,16 +29,16 @@ class ModelLoader:
         trie: the catalog's.
     """
 
-    def __init__(self, catalog: ItemCatalog, run_dir: Path, device: torch.device, num_threads: int) -> None:
+    def __init__(self, data: RecommendationData, run_dir: Path, device: torch.device, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
-        self.catalog = catalog
+        self.vocabulary = data.catalog.vocabulary
         self.run_dir = run_dir
         self.device = device
-        self.trie = ItemTrie(catalog.tokens).to(device)
+        self.trie = ItemTrie(data.catalog.tokens).to(device)
 
     def load(self, source: ModelSource) -> PreTrainedModel:
         """Build a model, with its weights as ``transformers`` loads them."""
-        model: Any = source.build(self.catalog.vocabulary, self.run_dir)
+        model: Any = source.build(self.vocabulary, self.run_dir)
         return model.to(self.device)
 
     def load_packed(self, source: ModelSource) -> PreTrainedModel:

@@ -10,7 +10,7 @@ from torch import Tensor
 from atspeed.benchmark.method import Method
 from atspeed.benchmark.rows import Latency, MethodRow
 from atspeed.benchmark.timing import median_ratio
-from atspeed.catalog import ItemCatalog
+from atspeed.data import RecommendationData
 from atspeed.decoding import Decoded, StrictTopK
 from atspeed.metrics import NDCGAtK, Speculation
 from atspeed.metrics.ranking import recall_at_k
@@ -35,14 +35,14 @@ class Measurement:
     Args:
         name: of the method.
         method: drafter and verifier; None for ``transformers.generate``.
-        catalog: the items.
+        data: set up already; its catalog has the items.
         num_beams: the beam width K; recall and NDCG are at K.
         batch_size: requests decoded together.
     """
 
     name: str
     method: Method | None
-    catalog: ItemCatalog
+    data: RecommendationData
     num_beams: int
     batch_size: int
     seconds: list[float] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         self.ndcg = NDCGAtK(self.num_beams)
-        self.speculation = Speculation(self.catalog.num_levels)
+        self.speculation = Speculation(self.data.catalog.num_levels)
 
     def add(
         self, seconds: float, answers: list[Answer], expected: list[Answer], decoded: Decoded | None, truth: Tensor
@@ -75,9 +75,10 @@ class Measurement:
             self.speculation.to(decoded.accepted.device).update(
                 decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted
             )
-        words = self.catalog.vocabulary.words
+        catalog = self.data.catalog
+        words = catalog.vocabulary.words
         items = [
-            [item for sid in answer for item in self.catalog.items([words[code] for code in sid])] for answer in answers
+            [item for sid in answer for item in catalog.items([words[code] for code in sid])] for answer in answers
         ]
         padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in items], True, padding_value=-1)
         self.recalls += recall_at_k(padded, truth, self.num_beams).tolist()
@@ -98,7 +99,7 @@ class Measurement:
         if self.speculation.update_called:
             values = {name: float(value) for name, value in self.speculation.compute().items()}
             counts = {name: None if math.isnan(value) else value for name, value in values.items()}
-        levels = range(self.catalog.num_levels - 1)
+        levels = range(self.data.catalog.num_levels - 1)
         return MethodRow(
             method=self.name,
             drafter=type(drafter).__name__ if drafter else None,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from atspeed.decoding import Drafter, StrictTopK, Verifier
 
 
-@dataclass
+@dataclass(frozen=True)
 class Method:
     """A way to answer requests.
 

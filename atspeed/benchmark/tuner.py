@@ -135,7 +135,7 @@ class Tuner:
 
     def _build(self, data: RecommendationData) -> dict[str, SpeculativeDecoder]:
         """Return a decoder for each candidate whose models are there."""
-        loader = ModelLoader(data.catalog, self.out, self.device, self.num_threads)
+        loader = ModelLoader(data, self.out, self.device, self.num_threads)
         target = loader.load_packed(self.target_source)
         draft, missing = None, "draft is not set"
         if self.draft_source is not None:
