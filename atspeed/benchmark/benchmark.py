@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from atspeed.benchmark.draft_coverage import measure_coverage
 from atspeed.benchmark.loading import ModelLoader, pick_device
-from atspeed.benchmark.measurement import Answer, Measurement, answers_of
+from atspeed.benchmark.measurement import Answer, ItemsOf, Measurement, answers_of, items_by_codes
 from atspeed.benchmark.method import Method
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.reference import HFGenerate
@@ -35,7 +35,7 @@ class _Loaded:
     """The models of a run, and who answers with them: a decoder for each method and each point of a curve."""
 
     setting: BenchmarkSetting
-    data: RecommendationData
+    items_of: ItemsOf
     trie: ItemTrie
     target: PreTrainedModel
     draft: PreTrainedModel | None
@@ -168,7 +168,7 @@ class Benchmark:
             name: SpeculativeDecoder(target, loader.trie, method.drafter, method.verifier, draft)
             for name, method in {**self.methods, **(self.curves if draft else {})}.items()
         }
-        return _Loaded(setting, data, loader.trie, target, draft, reference, decoders)
+        return _Loaded(setting, items_by_codes(data.catalog.tokens), loader.trie, target, draft, reference, decoders)
 
     def _measure_coverage(self, loaded: _Loaded, batches: list[RequestBatch]) -> list[CoverageRow]:
         if loaded.draft is None or not self.coverage_beams:
@@ -186,7 +186,7 @@ class Benchmark:
             **{name: _by_decoder(loaded.decoders[name], num_beams, self.seed) for name in names},
         }
         measured = {
-            name: Measurement(name, methods.get(name), loaded.data, num_beams, batch_size) for name in answers_by
+            name: Measurement(name, methods.get(name), loaded.items_of, num_beams, batch_size) for name in answers_by
         }
         title = f"K = {num_beams}, batches of {batch_size}"
         for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):

@@ -10,7 +10,6 @@ from torch import Tensor
 from atspeed.benchmark.method import Method
 from atspeed.benchmark.rows import Latency, MethodRow
 from atspeed.benchmark.timing import median_ratio
-from atspeed.data import RecommendationData
 from atspeed.decoding import Decoded, StrictTopK
 from atspeed.metrics import NDCGAtK, Speculation
 from atspeed.metrics.ranking import recall_at_k
@@ -18,6 +17,23 @@ from atspeed.metrics.ranking import recall_at_k
 LOWEST_SCORE = -1e8  # ``generate`` pads with lower ones where the catalog has fewer semantic IDs than beams
 Answer = dict[tuple[int, ...], float]
 """Codes of the top-K semantic IDs → log-probability, best first."""
+ItemsOf = dict[tuple[int, ...], list[int]]
+"""Codes of a semantic ID → indices of the items that share it."""
+
+
+def items_by_codes(sids: Tensor) -> ItemsOf:
+    """Return the items of each semantic ID.
+
+    Args:
+        sids: token ids of the items' codes, ``[num_items, L]``, int64.
+
+    >>> items_by_codes(torch.tensor([[7, 8], [7, 9], [7, 8]]))
+    {(7, 8): [0, 2], (7, 9): [1]}
+    """
+    items: ItemsOf = {}
+    for item, codes in enumerate(sids.tolist()):
+        items.setdefault(tuple(codes), []).append(item)
+    return items
 
 
 def answers_of(codes: Tensor, scores: Tensor) -> list[Answer]:
@@ -35,14 +51,14 @@ class Measurement:
     Args:
         name: of the method.
         method: drafter and verifier; None for ``transformers.generate``.
-        data: set up already; its catalog has the items.
+        items_of: the catalog's items by the codes of their semantic ID; see :func:`items_by_codes`.
         num_beams: the beam width K; recall and NDCG are at K.
         batch_size: requests decoded together.
     """
 
     name: str
     method: Method | None
-    data: RecommendationData
+    items_of: ItemsOf
     num_beams: int
     batch_size: int
     seconds: list[float] = field(default_factory=list)
@@ -51,8 +67,9 @@ class Measurement:
     recalls: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.num_levels = len(next(iter(self.items_of)))
         self.ndcg = NDCGAtK(self.num_beams)
-        self.speculation = Speculation(self.data.catalog.num_levels)
+        self.speculation = Speculation(self.num_levels)
 
     def add(
         self, seconds: float, answers: list[Answer], expected: list[Answer], decoded: Decoded | None, truth: Tensor
@@ -75,11 +92,7 @@ class Measurement:
             self.speculation.to(decoded.accepted.device).update(
                 decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted
             )
-        catalog = self.data.catalog
-        words = catalog.vocabulary.words
-        items = [
-            [item for sid in answer for item in catalog.items([words[code] for code in sid])] for answer in answers
-        ]
+        items = [[item for sid in answer for item in self.items_of[sid]] for answer in answers]
         padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in items], True, padding_value=-1)
         self.recalls += recall_at_k(padded, truth, self.num_beams).tolist()
         self.ndcg.update(padded, truth)
@@ -99,7 +112,7 @@ class Measurement:
         if self.speculation.update_called:
             values = {name: float(value) for name, value in self.speculation.compute().items()}
             counts = {name: None if math.isnan(value) else value for name, value in values.items()}
-        levels = range(self.data.catalog.num_levels - 1)
+        levels = range(self.num_levels - 1)
         return MethodRow(
             method=self.name,
             drafter=type(drafter).__name__ if drafter else None,

@@ -2,19 +2,18 @@ import pytest
 import torch
 
 from atspeed.benchmark import Method
-from atspeed.benchmark.measurement import Measurement, answers_of
-from atspeed.data import EmbeddedCatalog, RecommendationData
+from atspeed.benchmark.measurement import Measurement, answers_of, items_by_codes
+from atspeed.data import EmbeddedCatalog
 from atspeed.decoding import Decoded, LosslessSampling, NoDrafter, TrieDrafter
 
-DATA = RecommendationData(EmbeddedCatalog(num_users=20, num_items=140))
-DATA.setup("test")
-SIDS = DATA.catalog.tokens[[3, 5]]  # [2, L]
+TOKENS = EmbeddedCatalog(num_users=20, num_items=140).load().catalog.tokens
+SIDS = TOKENS[[3, 5]]  # [2, L]
 TRUTH = torch.tensor([[3], [7]])
 
 
 def measured(seconds: list[float], scores: list[float], calls: int, method: Method | None = None) -> Measurement:
     """Two requests, each alone in a batch, with the same answers of two semantic IDs."""
-    measurement = Measurement("name", method, DATA, 2, 1)
+    measurement = Measurement("name", method, items_by_codes(TOKENS), 2, 1)
     answers = answers_of(SIDS[None], torch.tensor([scores]))
     for row, elapsed in enumerate(seconds):
         count, first = torch.tensor([calls]), torch.tensor([[1, 0, 0]])
