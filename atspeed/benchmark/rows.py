@@ -64,7 +64,7 @@ class MethodRow:
         recall_error: standard error of that mean; None for one request.
         ndcg: NDCG@K, a mean over users.
         phases_ms: milliseconds per batch of each phase; None for points of a curve and ``transformers.generate``.
-        trie_target_calls: beside a method with a draft, the fewest target calls of a strict ``TrieDrafter`` method.
+        trie_target_calls: for a method with a draft, the fewest target calls of a strict ``TrieDrafter`` method.
     """
 
     method: str

@@ -22,7 +22,7 @@ from atspeed.provenance import provenance
 
 log = logging.getLogger(__name__)
 
-SCREENED = 3  # one request of so many is for the first round, the others for the final
+SCREENED = 3  # every third request is for the first round, the others are for the final
 Seconds = dict[str, list[float]]
 """Candidate, from simple to complex → wall time of each batch; the same batches for all."""
 
@@ -46,7 +46,7 @@ class Tuner:
         gamma: levels that ``ModelDrafter`` drafts ahead.
         num_beams: the beam width K.
         num_requests: validation users, evenly spread over the file.
-        num_finalists: candidates of the final, beside plain beam search.
+        num_finalists: number of candidates in the final, in addition to plain beam search.
         num_warmup: number of batches to warm up with in each round; they do not count.
         num_threads: CPU threads of torch.
         seed: of the order in which a batch goes through the candidates.

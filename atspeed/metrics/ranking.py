@@ -36,7 +36,7 @@ def recall_at_k(recommended: Tensor, truth: Tensor, k: int, over: Denominator = 
         recommended: see the module.
         truth: see the module.
         k: length of the list.
-        over: ``truth``: all true items, so that a request with more than K of them cannot reach 1; ``reachable``: at
+        over: ``truth``: all true items, so a request with more than K of them cannot reach 1; ``reachable``: at
             most K of them, ``min(true items, K)``, also published as "capped recall" and as Recall@K.
 
     >>> recall_at_k(torch.tensor([[4, 7, 9]]), torch.tensor([[9, 7, 1, -1]]), k=2)
