@@ -142,7 +142,7 @@ class TargetCache:
         device = trie.token.device
         leaves = torch.stack(beams).long().to(device)
         packed = torch.nn.utils.rnn.pad_sequence(list(edges), batch_first=True, padding_value=-torch.inf).to(device)
-        return leaves, ScoredPrefixes.from_edges(trie, *cached_prefixes(trie, leaves, truth), packed)
+        return leaves, ScoredPrefixes.from_child_log_probs(trie, *cached_prefixes(trie, leaves, truth), packed)
 
     def _read_row(self, split: Split, row: int) -> tuple[Tensor, Tensor]:
         shard, place = divmod(row, SHARD_REQUESTS)

@@ -11,7 +11,7 @@ from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
 from atspeed.decoding.constructor_arguments import constructor_arguments
-from atspeed.decoding.scorer import Normalize
+from atspeed.decoding.forward import Normalize
 from atspeed.metrics import CatalogCoverage, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 from atspeed.models import ModelSource, pack_linears
 from atspeed.modules.stage import StageModule

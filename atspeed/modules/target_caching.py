@@ -80,7 +80,7 @@ class TargetCaching(StageModule):
             beams = search_beams(target, self.alignment.num_beams)
             truth = trie.leaves(batch.truth[:, 0])
             target.score(trie.path(truth))
-            edges, mask = target.edges(*cached_prefixes(trie, beams, truth))
+            edges, mask = target.child_log_probs(*cached_prefixes(trie, beams, truth))
             for row, leaves, values, exists in zip(
                 batch.rows.tolist(), beams.cpu(), edges.cpu(), mask.cpu(), strict=True
             ):

@@ -1,4 +1,4 @@
-"""Verifiers: which prefixes a request goes on with after a target call."""
+"""What every verifier is."""
 
 from abc import ABC, abstractmethod
 
