@@ -93,7 +93,7 @@ class SpeculationMonitor(pl.Callback):
         module.model.eval()
         for batch, exact in self._sample:
             decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams, generator=generator)
-            speculation.update(decoded)
+            speculation.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
             overlap.update(decoded.leaves, exact)
         module.model.train(training)
         values = {**speculation.compute(), "overlap": overlap.compute()}

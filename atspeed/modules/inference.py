@@ -1,6 +1,5 @@
 """The inference module: tests and predicts top-K items by speculative beam decoding."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ from torchmetrics import Metric, MetricCollection
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
+from atspeed.decoding.constructor_arguments import constructor_arguments
 from atspeed.decoding.forward import Normalize
 from atspeed.metrics import CatalogCoverage, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 from atspeed.models import ModelSource, pack_linears
@@ -148,7 +148,7 @@ class Inference(StageModule):
         )
         self.ranking.update(items, batch.truth)
         self.catalog_coverage.update(items)
-        self.speculation.update(decoded)
+        self.speculation.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
         self._update_baselines(batch)
         epoch: dict[str, Any] = {
             **dict(self.ranking.items()),
@@ -200,6 +200,6 @@ class Inference(StageModule):
 
 
 def _described(part: Drafter | Verifier) -> str:
-    """Class and constructor arguments (attributes of the same names) in words."""
-    names = [name for name in inspect.signature(type(part)).parameters if hasattr(part, name)]
-    return f"{type(part).__name__}({', '.join(f'{name}={getattr(part, name)}' for name in names)})"
+    """Class and constructor arguments in words."""
+    arguments = constructor_arguments(part).items()
+    return f"{type(part).__name__}({', '.join(f'{name}={value}' for name, value in arguments)})"
