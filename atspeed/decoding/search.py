@@ -28,7 +28,8 @@ class Decoded:
         draft_calls: draft forward passes per request, ``[B]``.
         accepted: how many times each level came without a target call of its own, ``[B, L - 1]``, int64: column
             ``l`` is level ``l``, 0 for the first code. The last level needs no draft and has no column.
-        drafted: how many times each level was proposed or followed from what earlier rounds had proposed, ``[B, L - 1]``.
+        drafted: how many times each level was proposed, or followed from what earlier rounds had proposed,
+            ``[B, L - 1]``.
     """
 
     leaves: Tensor
