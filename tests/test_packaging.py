@@ -107,7 +107,8 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 def check_commands(python: Path, folder: Path) -> None:
     """Run the first commands of a user whose own ``callbacks.py`` is in the working directory."""
     (folder / "callbacks.py").write_text(USERS_CALLBACKS)
-    location = run(python, "-c", "import atspeed.callbacks as module; print(module.__file__)", cwd=folder).strip()
+    find = "import importlib.util; print(importlib.util.find_spec('atspeed.callbacks').origin)"
+    location = run(python, "-c", find, cwd=folder).strip()
     assert Path(location).is_relative_to(python.parents[1])
 
     assert "--out" in run(python, "-m", "atspeed", "quickstart", "--help", cwd=folder)
