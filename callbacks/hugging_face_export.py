@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from atspeed.callbacks.required_module import require_module
-from atspeed.models import export, merged_state, model_folder, whole_state
+from atspeed.models import export, merged_state, model_folder, unsharded_state
 from atspeed.modules import StageModule
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class HuggingFaceExport(pl.Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         model: Any = module.model
-        state = whole_state(model)
+        state = unsharded_state(model)
         if trainer.is_global_zero:
             folder = model_folder(module.run_dir, module.stage)
             export(model, module.data.catalog.vocabulary, folder, merged_state(model, state))

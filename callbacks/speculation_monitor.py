@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from atspeed.callbacks.required_module import require_module
 from atspeed.checks import require_at_least
-from atspeed.data.batches import evenly_spread
+from atspeed.data.examples import evenly_spread
 from atspeed.decoding import Drafter, NoDrafter, SpeculativeDecoder, Verifier
 from atspeed.metrics import AnswerOverlap, Speculation
 from atspeed.modules import Alignment
@@ -95,7 +95,7 @@ class SpeculationMonitor(pl.Callback):
         module.model.eval()
         for batch, exact in self._sample:
             decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams, generator=generator)
-            speculation.update(decoded)
+            speculation.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
             overlap.update(decoded.leaves, exact)
         module.model.train(training)
         values = {**speculation.compute(), "overlap": overlap.compute()}

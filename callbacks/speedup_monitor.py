@@ -17,13 +17,16 @@ from atspeed.modules import Inference
 class SpeedupMonitor(pl.Callback):
     """Logs ``test/speedup``: wall time of plain beam search over that of the module's drafter.
 
-    Some test batches are decoded twice more: as the module does, and by the same engine without a drafter. Which of
-    the two comes first changes from batch to batch, because each leaves warm caches to the other. The value is the
-    median of the ratios of all processes. The first batch of a process warms up both and does not count. On a GPU the
-    time is that between two CUDA events.
+    The first test batches are decoded twice more: as the module does, and by the same engine without a drafter. Which
+    of the two comes first changes from batch to batch, because each leaves warm caches to the other. The value is the
+    median of the ratios per batch, over all processes. The first batch of a process warms up both and does not count.
+    On a GPU the time is measured between two CUDA events.
 
     Args:
-        num_batches: batches to measure in each process.
+        num_batches: number of batches to measure in each process.
+
+    Raises:
+        ValueError: if ``num_batches`` is below 1.
     """
 
     def __init__(self, num_batches: int = 20) -> None:

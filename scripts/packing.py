@@ -81,7 +81,7 @@ def kept_bytes(run: Callable[[], Tensor]) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def main(run_dir: str, root: str = "../shared/data/beauty") -> None:
+def main(run_dir: str, root: str = "../AtSpeed-reference/data/beauty") -> None:
     """Print users per second and memory of both ways; medians of interleaved runs."""
     torch.set_num_threads(2)
     data = RecommendationData(AtSpeedLayout(Path(root)), examples="requests")

@@ -1,4 +1,4 @@
-"""Every config parses and instantiates for the command it is for, and the README's commands name files that exist."""
+"""Every config parses and instantiates for the command it is for."""
 
 import inspect
 import re
@@ -195,10 +195,3 @@ def test_the_examples_of_callbacks_instantiate(example: str, tmp_path: Path) -> 
     cli = ParseOnly(["fit", "--config", str(CONFIGS / "strict.yaml"), *settings])
     ours = {type(callback).__name__ for callback in cli.trainer.callbacks}
     assert {entry["class_path"] for entry in yaml.safe_load(example)["trainer"]["callbacks"]} <= ours
-
-
-def test_the_readme_names_files_that_exist() -> None:
-    text = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"(?<![\w/])((?:configs|docs|tests|callbacks|atspeed)/[\w./-]*\w)", text))
-    assert named
-    assert not [name for name in named if not (ROOT / name).exists()]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from atspeed.data import RecommendationData
-from atspeed.data.batches import RequestExample
+from atspeed.data.examples import RequestExample
 from atspeed.decoding import ROOT, ItemTrie, ScoredPrefixes
 from atspeed.files import write_whole
 from atspeed.models import ModelSource
@@ -204,7 +204,7 @@ class TargetCache:
             ) from error
 
 
-def _hash(requests: dict[Split, list[RequestExample]], max_history: int) -> str:
+def _hash(requests: Mapping[Split, Sequence[RequestExample]], max_history: int) -> str:
     digest = hashlib.sha256()
     for split, examples in requests.items():
         digest.update(split.encode())

@@ -24,11 +24,12 @@ class Decoded:
     Attributes:
         leaves: trie leaves of the top-K semantic IDs, best first, ``[B, K]``; root where the catalog has fewer.
         scores: their log-probabilities, ``[B, K]``, float32; minus infinity at padding.
-        target_calls: target forward passes a request, ``[B]``.
-        draft_calls: draft forward passes a request, ``[B]``.
+        target_calls: target forward passes per request, ``[B]``.
+        draft_calls: draft forward passes per request, ``[B]``.
         accepted: how many times each level came without a target call of its own, ``[B, L - 1]``, int64: column
             ``l`` is level ``l``, 0 for the first code. The last level needs no draft and has no column.
-        drafted: how many times each level was proposed or came of what earlier rounds had proposed, ``[B, L - 1]``.
+        drafted: how many times each level was proposed, or followed from what earlier rounds had proposed,
+            ``[B, L - 1]``.
     """
 
     leaves: Tensor

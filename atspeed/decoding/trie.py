@@ -244,4 +244,4 @@ def _check_sids(sids: Tensor) -> None:
             raise ValueError(f"the semantic ID of item {int(ended[:, 0].nonzero()[0, 0])} is empty")
         holes = (ended[:, :-1] & ~ended[:, 1:]).any(1)
         if holes.any():
-            raise ValueError(f"the semantic ID of item {int(holes.nonzero()[0, 0])} goes on after -1, its end")
+            raise ValueError(f"the semantic ID of item {int(holes.nonzero()[0, 0])} continues after -1, which ends it")

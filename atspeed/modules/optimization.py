@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from atspeed.models import whole_shape
+from atspeed.models import unsharded_shape
 
 
 def cosine_adamw(
@@ -26,8 +26,8 @@ def cosine_adamw(
         what Lightning's ``configure_optimizers`` returns.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    matrices = [p for p in parameters if len(whole_shape(p)) >= 2]
-    others = [p for p in parameters if len(whole_shape(p)) < 2]
+    matrices = [p for p in parameters if len(unsharded_shape(p)) >= 2]
+    others = [p for p in parameters if len(unsharded_shape(p)) < 2]
     groups = [
         {"params": members, "weight_decay": decay}
         for members, decay in ((matrices, weight_decay), (others, 0.0))

@@ -32,7 +32,7 @@ def commands(word: str) -> list[str]:
 
 def run(command: str, folder: Path, *more: str, returncode: int = 0) -> str:
     """Run a documented command in a folder, on the small data."""
-    arguments = shlex.split(command.replace("configs/", f"{ROOT / 'configs'}/"))
+    arguments = shlex.split(command.replace(" strict.yaml", f" {ROOT / 'configs' / 'strict.yaml'}"))
     assert arguments[:3] == ["python", "-m", "atspeed"]
     settings = ["--trainer.default_root_dir", str(folder / "run"), "--trainer.accelerator", "cpu", *SMALL, *more]
     done = subprocess.run(
@@ -109,7 +109,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_both(folder: Path) -> No
         "        return super().forward(prefixes) * (torch.nan if spoilt else 1.0)\n"
     )
     settings = ["--model.loss", "my_losses.Spoilt", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    output = run("python -m atspeed fit --config configs/strict.yaml", folder, *settings, returncode=1)
+    output = run("python -m atspeed fit --config strict.yaml", folder, *settings, returncode=1)
     assert re.search(r"the loss is nan in epoch 0, batch 0 \(both from 0\), process 1, with the users user-\d+", output)
     assert "the loss of another process is not finite in epoch 0, batch 0" in output
     assert not model_folder(folder / "run", "strict").exists()
