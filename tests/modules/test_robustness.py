@@ -98,7 +98,8 @@ def test_a_checkpoint_that_is_saved_when_the_loss_fails_goes_on_with_that_batch(
     def checkpoint() -> pl.Callback:
         return pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=100, save_last=True, save_on_exception=True)
 
-    uninterrupted, resumed, failed, after = module(ForwardKL()), module(ForwardKL()), Watch(), Recorder(tmp_path / "log")
+    uninterrupted, resumed = module(ForwardKL()), module(ForwardKL())
+    failed, after = Watch(), Recorder(tmp_path / "log")
     fit(uninterrupted, small_data("requests"), tmp_path)
     with pytest.raises(FloatingPointError):
         fit(module(NaNAt(2)), small_data("requests"), tmp_path, callbacks=[failed, checkpoint()])
