@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` fill a file beside ``file``, which then replaces it at once; a kill leaves no half-written file."""
+    """Have ``write`` fill a file beside ``file``, which then replaces it; a kill leaves no half-written file."""
     partial = file.with_name(f"{file.name}.partial")
     write(partial)
     os.replace(partial, file)
