@@ -10,14 +10,13 @@ import torch
 from atspeed.benchmark import Tuner
 from atspeed.benchmark.tuner import median_interval, overlay_of
 from atspeed.cli.main import main
-from atspeed.cli.quickstart import configs_folder
+from atspeed.cli.shipped_configs import CONFIGS
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import Drafter, HybridDrafter, ModelDrafter, NoDrafter, StrictTopK, TrieDrafter
 from atspeed.models import Exported, NewModel
 from tests.modules.tiny import TINY
 from tests.test_configs import ParseOnly
 
-CONFIGS = configs_folder()
 DEEP = NewModel("llama", {**TINY, "num_hidden_layers": 12})  # a call costs much, a token little: fewer calls win
 THREADS = torch.get_num_threads()
 
