@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from torch import Tensor
 
 from atspeed.modules import StageModule
@@ -50,23 +49,19 @@ class EpochLines(pl.Callback):
         epoch = str(trainer.current_epoch + 1)
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
             epoch += f" of {trainer.max_epochs}"
+        steps = trainer.global_step - self._first_step  # by now, of this run
+        seconds_left = (trainer.estimated_stepping_batches - trainer.global_step) * (now - self._start) / steps
         log.info(
-            "%s: epoch %s, train loss %.3g, learning rate %.3g, %s%s",
+            "%s: epoch %s, train loss %.3g, learning rate %.3g, %s; about %s left",
             pl_module.stage,
             epoch,
             float(self._loss) / self._batches,
             trainer.optimizers[0].param_groups[0]["lr"],
             duration(now - self._epoch_start),
-            self._time_left(trainer, now),
+            duration(seconds_left),
         )
         self._epoch_start = now
         self._restart()
-
-    def _time_left(self, trainer: pl.Trainer, now: float) -> str:
-        steps, done = trainer.estimated_stepping_batches, trainer.global_step - self._first_step
-        if done == 0 or steps == float("inf"):
-            return ""
-        return f"; about {duration((steps - trainer.global_step) * (now - self._start) / done)} left"
 
 
 def duration(seconds: float) -> str:
@@ -75,7 +70,7 @@ def duration(seconds: float) -> str:
     >>> duration(59.4), duration(90), duration(5000)
     ('59 s', '2 min', '1 h 23 min')
     """
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -115,9 +115,9 @@ class AtSpeedCLI(LightningCLI):
                 init_args=Namespace(save_dir=str(run_dir), name=config.model.init_args.stage, version=""),
             )
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make the Trainer, with a line an epoch for every fit."""
-        trainer = construct(super().instantiate_trainer, **kwargs)
+        trainer: Any = construct(super().instantiate_trainer, **kwargs)
         if self.subcommand == "fit" and not any(isinstance(each, EpochLines) for each in trainer.callbacks):
             trainer.callbacks.insert(0, EpochLines())
         return trainer

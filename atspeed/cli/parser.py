@@ -33,13 +33,13 @@ PLUG_INS = (InteractionSource, ModelSource, AlignmentLoss, Drafter, Verifier, St
 class ConfigFile(ActionConfigFile):
     """The option ``--config``, which also finds the configs that come with the package."""
 
-    def __call__(self, parser: Any, cfg: Any, values: str, option_string: str | None = None) -> None:
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Apply the config to the settings parsed so far."""
         try:
             file = find_config(values)
         except FileNotFoundError as error:
             parser.error(str(error))
-        if Path(values).name == values != "-":
+        if Path(values).name == values and Path(file).is_file():  # it could be in two folders: say which
             rank_zero_only(log.info)("config %s: %s", values, Path(file).absolute())
         super().__call__(parser, cfg, file, option_string)
 

@@ -1,6 +1,5 @@
 """How the command line behaves when something is wrong or interrupted, and when its output is no terminal."""
 
-import os
 import signal
 import subprocess
 import sys

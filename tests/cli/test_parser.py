@@ -7,6 +7,7 @@ import pytest
 from atspeed.cli.main import main
 from tests.cli.running import run_here
 
+CALLBACK = "{class_path: SpeedupMonitor, init_args: {num_batches: 0}}"
 CASES = [
     ("predict", "recommend", "--model.num_beams", "0", "model.num_beams is 0; expected 1 or more"),
     ("predict", "recommend", "--model.drafter.max_nodes", "0", "max_nodes is 0; expected 1 or more"),
