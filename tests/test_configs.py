@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from atspeed.benchmark import AlignmentBenchmark, Benchmark
 from atspeed.cli.commands import AtSpeedCLI
 from atspeed.cli.parser import PARSER_SETTINGS, Parser
-from atspeed.cli.shipped_configs import CONFIGS
+from atspeed.cli.shipped_configs import CONFIGS, find_config
 from atspeed.data import RecommendationData
 from atspeed.decoding import LosslessSampling, RelaxedSampling
 from atspeed.losses import AtSpeedR, AtSpeedS, Coverage
@@ -194,6 +194,19 @@ def test_the_examples_of_callbacks_instantiate(example: str, tmp_path: Path) -> 
     cli = ParseOnly(["fit", "--config", str(CONFIGS / "strict.yaml"), *settings])
     ours = {type(callback).__name__ for callback in cli.trainer.callbacks}
     assert {entry["class_path"] for entry in yaml.safe_load(example)["trainer"]["callbacks"]} <= ours
+
+
+def test_the_commands_in_the_configs_name_configs_that_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in CONFIGS.rglob("*.yaml"):
+        comment = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
+        commands = re.findall(r"python -m atspeed fit (.*)", comment)
+        assert len(commands) == (file.parent != CONFIGS), "an overlay says how it is used"
+        for command in commands:
+            *_, last = [find_config(name) for name in re.findall(r"--config (\S+)", command)]
+            assert last == str(file)
 
 
 def test_the_readme_names_files_that_exist() -> None:
