@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import atspeed.cli.commands  # noqa: F401  (Lightning sets environment variables when a test is the first to import it)
 from atspeed.cli.main import main
 from atspeed.cli.messages import explained_errors
 

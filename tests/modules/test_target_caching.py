@@ -246,5 +246,5 @@ def test_the_config_of_another_module_is_refused(tmp_path: Path) -> None:
 def test_help_shows_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
     main(["cache-target", "--help"])
     output = capsys.readouterr().out
-    assert "\n  python -m atspeed cache-target --config configs/strict.yaml --model.target_cache cache\n" in output
+    assert "\n  python -m atspeed cache-target --config strict.yaml --model.target_cache cache\n" in output
     assert "\n  python -m atspeed fit --config" in output
