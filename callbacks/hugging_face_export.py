@@ -5,7 +5,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from atspeed.models import export, merged_state, model_folder, whole_state
+from atspeed.callbacks.required_module import require_module
+from atspeed.models import export, merged_state, model_folder, unsharded_state
 from atspeed.modules import StageModule
 
 log = logging.getLogger(__name__)
@@ -16,18 +17,17 @@ class HuggingFaceExport(pl.Callback):
 
     The folder has safetensors weights and the catalog's vocabulary as a tokenizer; plain ``transformers`` loads both.
     It appears only when it is complete; a fit that is interrupted or fails does not export. Weights that DeepSpeed has
-    split among processes are put together, adapters (``LoRA``) are added to the weights that they adapt.
+    sharded are gathered, adapters (``LoRA``) are added to the weights that they adapt.
     """
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Export, on rank zero; the other ranks hand over their shards."""
-        if not isinstance(pl_module, StageModule):
-            raise TypeError(f"HuggingFaceExport needs a StageModule, not {type(pl_module).__name__}")
+        """Export, on rank zero; the other ranks contribute their shards."""
+        module = require_module(self, pl_module, StageModule)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        model: Any = pl_module.model
-        state = whole_state(model)
+        model: Any = module.model
+        state = unsharded_state(model)
         if trainer.is_global_zero:
-            folder = model_folder(pl_module.run_dir, pl_module.stage)
-            export(model, pl_module.data.catalog.vocabulary, folder, merged_state(model, state))
-            log.info("exported the %s to %s", pl_module.stage, folder)
+            folder = model_folder(module.run_dir, module.stage)
+            export(model, module.data.catalog.vocabulary, folder, merged_state(model, state))
+            log.info("exported the %s to %s", module.stage, folder)

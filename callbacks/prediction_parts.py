@@ -1,4 +1,4 @@
-"""Predictions on disk while they are being made."""
+"""The answers that an unfinished prediction has on disk."""
 
 import json
 import os
@@ -12,18 +12,23 @@ from atspeed.files import write_whole
 Record = dict[str, Any]
 
 
-class _Place(NamedTuple):
+class _Location(NamedTuple):
+    """Where an answer is: its file, the offset of its line in bytes, and its index in that line's batch."""
+
     file: Path
     offset: int
-    position: int
+    batch_index: int
 
 
 class PredictionParts:
-    """A folder of answered requests, from which an interrupted run goes on.
+    """A folder of answered requests, from which an interrupted run resumes.
 
-    ``part-<rank>.jsonl`` gets a line a batch, ``[rows, records]``, where a row is a request's place in the input. Each
-    line is written at once; a killed process leaves one line without its end at most, which :meth:`prepare` cuts off.
-    ``settings.json`` names what the answers depend on.
+    ``part-<rank>.jsonl`` has one line per batch, ``[rows, records]``, where a row is a request's index in the input::
+
+        [[4, 5], [{"user": "e", …}, {"user": "f", …}]]
+        [[8, 9], [{"user": "i", …}, {"us                     killed here: prepare() cuts this line off
+
+    ``settings.json`` holds what the answers depend on.
 
     Args:
         folder: the folder.
@@ -33,13 +38,13 @@ class PredictionParts:
         self.folder = folder
 
     def prepare(self, settings: dict[str, str]) -> None:
-        """Make the folder, or get it ready to go on; one process calls this.
+        """Make the folder, or prepare it for resuming; one process calls this.
 
         Args:
             settings: what the answers depend on.
 
         Raises:
-            ValueError: if the folder holds answers that depend on something else.
+            ValueError: if the folder holds answers with other settings.
         """
         file = self.folder / "settings.json"
         if not file.is_file():  # killed before there was an answer
@@ -53,7 +58,7 @@ class PredictionParts:
             was = "; ".join(f"{name} was {found.get(name)} and is {settings.get(name)}" for name in changed)
             raise ValueError(
                 f"{self.folder} holds the answers of an interrupted run with other settings: {was}. Repeat that run's "
-                "settings to go on with it, or delete the folder to start anew"
+                "settings to resume it, or delete the folder to start from the beginning"
             )
         for part in self._files():
             end = sum(len(line) for _, line in self._lines(part))
@@ -65,7 +70,7 @@ class PredictionParts:
 
         Args:
             rank: this process.
-            rows: the requests' places in the input.
+            rows: the requests' indices in the input.
             records: their answers.
         """
         line = json.dumps([rows, records]) + "\n"
@@ -73,19 +78,19 @@ class PredictionParts:
             file.write(line.encode())
 
     def answered(self) -> set[int]:
-        """Return the places of the requests that are answered."""
-        return set(self._places())
+        """Return the indices of the answered requests."""
+        return set(self._locations())
 
     def records(self) -> Iterator[Record]:
         """Yield all answers in the order of the input."""
         last, batch = None, []
-        for _, place in sorted(self._places().items()):
-            if place[:2] != last:  # the requests of a batch stand side by side in the input: it is read once
-                with place.file.open("rb") as file:
-                    file.seek(place.offset)
+        for _, location in sorted(self._locations().items()):
+            if location[:2] != last:  # the requests of a batch are neighbours in the input, so each line is read once
+                with location.file.open("rb") as file:
+                    file.seek(location.offset)
                     _, batch = json.loads(file.readline())
-                last = place[:2]
-            yield batch[place.position]
+                last = location[:2]
+            yield batch[location.batch_index]
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -94,16 +99,17 @@ class PredictionParts:
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.jsonl"))
 
-    def _places(self) -> dict[int, _Place]:
+    def _locations(self) -> dict[int, _Location]:
         return {
-            row: _Place(part, offset, position)
+            row: _Location(part, offset, index)
             for part in self._files()
             for offset, line in self._lines(part)
-            for position, row in enumerate(json.loads(line)[0])
+            for index, row in enumerate(json.loads(line)[0])
         }
 
     @staticmethod
     def _lines(part: Path) -> Iterator[tuple[int, bytes]]:
+        """Yield offset and content of each complete line."""
         offset = 0
         with part.open("rb") as file:
             for line in file:

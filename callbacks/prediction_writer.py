@@ -1,4 +1,4 @@
-"""Predictions to disk."""
+"""Predictions on disk."""
 
 import json
 import logging
@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
 from atspeed.callbacks.prediction_parts import PredictionParts, Record
+from atspeed.callbacks.required_module import require_module
 from atspeed.data import RequestBatch
 from atspeed.files import write_whole
 from atspeed.modules import Inference
@@ -24,13 +25,15 @@ ROW_GROUP = 4096
 
 
 class PredictionWriter(pl.Callback):
-    """Writes ``<run folder>/<stage>/predictions.jsonl`` (or ``.parquet``), one record a request in input order.
+    """Writes ``<run folder>/<stage>/predictions.jsonl`` (or ``.parquet``), one record per request in input order.
 
-    A record has ``user``, ``recommended`` (best first; ``items``, all that share the semantic ID; ``sid``, its codes;
-    ``score``, its log-probability) and ``target_calls``. While a run is going on, each process writes the batches that
-    it has finished to ``predictions.parts``; the file appears when all requests are answered, and the folder goes. The
-    same command after an interrupted run goes on with the requests that are not answered, with any number of processes;
-    after a finished run it starts anew, and replaces the file at its end. Processes must see the same folder.
+    A record has ``user``, ``recommended`` (best first; ``items``: all that share the semantic ID; ``sid``: its codes;
+    ``score``: its log-probability) and ``target_calls``.
+
+    During a run, each process appends the batches that it finishes to the folder ``predictions.parts``. When all
+    requests are answered, the file appears and the folder is removed. Repeating the command of an interrupted run
+    answers the remaining requests, with any number of processes. Repeating the command of a finished run starts from
+    the beginning and replaces the file at its end. All processes must see the same folder.
 
     Args:
         format: ``jsonl`` (JSON lines) or ``parquet``.
@@ -40,21 +43,20 @@ class PredictionWriter(pl.Callback):
         self.format = format
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find what an interrupted run has answered, and leave it out."""
+        """Skip the requests that an interrupted run has answered."""
         if stage != "predict":
             return
-        if not isinstance(pl_module, Inference):
-            raise TypeError(f"PredictionWriter needs an Inference, not {type(pl_module).__name__}")
-        self._parts = PredictionParts(pl_module.run_dir / pl_module.stage / "predictions.parts")
+        module = require_module(self, pl_module, Inference)
+        self._parts = PredictionParts(module.run_dir / module.stage / "predictions.parts")
         rows = None
         if trainer.is_global_zero:
-            self._parts.prepare(pl_module.answer_settings())
+            self._parts.prepare(module.answer_settings())
             answered = self._parts.answered()
-            requests = len(pl_module.data.predict_histories.users)
+            requests = len(module.data.predict_histories.users)
             rows = [row for row in range(requests) if row not in answered]
             if answered:
-                log.info("going on: %d of %d requests are answered already", len(answered), requests)
-        pl_module.data.predict_rows = trainer.strategy.broadcast(rows)
+                log.info("resuming: %d of %d requests are answered already", len(answered), requests)
+        module.data.predict_rows = trainer.strategy.broadcast(rows)
 
     def on_predict_batch_end(
         self,
@@ -69,7 +71,7 @@ class PredictionWriter(pl.Callback):
         self._parts.append(trainer.global_rank, batch.rows.tolist(), outputs)
 
     def teardown(self, trainer: pl.Trainer, pl_module: Inference, stage: str) -> None:  # type: ignore[override]
-        """Put the parts together (here, because a process without a request gets no other hook of a prediction)."""
+        """Merge the parts (here, because a process without requests gets no other hook of a prediction)."""
         if stage != "predict":
             return
         trainer.strategy.barrier("predictions")
@@ -78,7 +80,7 @@ class PredictionWriter(pl.Callback):
         answered, requests = len(self._parts.answered()), len(pl_module.data.predict_histories.users)
         if answered < requests:
             log.warning(
-                "%d of %d requests are answered; the same command goes on from %s",
+                "%d of %d requests are answered; repeat the command to resume from %s",
                 answered,
                 requests,
                 self._parts.folder,

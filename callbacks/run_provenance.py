@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""The record of a run."""
 
 import json
 
@@ -13,9 +13,9 @@ from atspeed.provenance import provenance
 class RunProvenance(SaveConfigCallback):
     """Writes ``config.yaml`` (resolved) and ``run.json`` (command line, commit, versions) of a fit to its folder.
 
-    Other commands write ``validate-config.yaml``, ``validate-run.json`` and so on, so that it stays known how the stage
-    was trained. The command line adds the callback to every run, because it needs the parser and the config; process
-    zero writes.
+    Other commands write ``validate-config.yaml``, ``validate-run.json`` and so on, so that they do not overwrite the
+    record of the training. The command line adds the callback to every run, because it needs the parser and the
+    config; process zero writes.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""How well the current draft serves the target."""
+"""What speculation costs with the current draft."""
 
 import logging
 from typing import Any
@@ -8,34 +8,37 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.callbacks.required_module import require_module
 from atspeed.checks import require_at_least
-from atspeed.data.batches import evenly_spread
+from atspeed.data.examples import evenly_spread
 from atspeed.decoding import Drafter, NoDrafter, SpeculativeDecoder, Verifier
 from atspeed.metrics import AnswerOverlap, Speculation
 from atspeed.modules import Alignment
+from atspeed.modules.model_building import build_frozen_model
+from atspeed.modules.zero import zero_stage
 
 log = logging.getLogger(__name__)
 
 
 class SpeculationMonitor(pl.Callback):
-    """Decodes some validation users with the draft as it is, and logs what speculation costs with it.
+    """Decodes requests of some validation users with the current draft, and logs what speculation costs.
 
-    At every validation of an :class:`Alignment`, and before its first training step, so that the curves start at the
-    draft that it starts from. Logged are, over all processes' users, ``val/target_calls`` and ``val/draft_calls`` a
-    request, ``val/accepted_levels`` a target call, ``val/acceptance_rate``, the same of each level
+    It does so at every validation of an :class:`Alignment`, and before its first training step, so that the curves
+    start at the initial draft. It logs, over the users of all processes, ``val/target_calls`` and ``val/draft_calls``
+    per request, ``val/accepted_levels`` per target call, ``val/acceptance_rate``, the acceptance rate of each level
     (``val/acceptance_rate_level_<l>``, 0 for the first code), and ``val/overlap``, the share of the exact answer that
     is found.
 
     A validation costs the decoding of ``num_users`` requests, shared among the processes. The exact answers take
     ``num_users`` plain beam searches once. If the module reads a target cache and has no target, this callback loads
-    it, once for each process, and keeps it to the end of the run.
+    the target, once per process, and keeps it until the end of the run.
 
     Args:
-        drafter: who proposes.
+        drafter: what proposes.
         num_beams: beam width K.
         num_users: validation users to decode, evenly spread over the file; all of them if there are fewer.
         verifier: what is accepted; strict if not given.
-        seed: of a verifier that samples; every validation draws the same random numbers.
+        seed: for a verifier that samples; every validation draws the same random numbers.
     """
 
     def __init__(
@@ -55,10 +58,9 @@ class SpeculationMonitor(pl.Callback):
         self._decoder: SpeculativeDecoder | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what has no draft, and say where nothing can be measured."""
-        if not isinstance(pl_module, Alignment):
-            raise TypeError(f"SpeculationMonitor needs an Alignment, not {type(pl_module).__name__}")
-        self._silent = pl_module.zero_stage == 3
+        """Refuse a module without a draft, and warn where nothing can be measured."""
+        require_module(self, pl_module, Alignment)
+        self._silent = zero_stage(trainer) == 3
         if self._silent:
             log.warning(
                 "SpeculationMonitor logs nothing: trainer.strategy has ZeRO stage 3, where all processes must make the "
@@ -67,24 +69,24 @@ class SpeculationMonitor(pl.Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
-        """Log the draft that training starts from."""
+        """Log the initial draft."""
         if trainer.global_step == 0 and not self._silent:
             values = {name: float(value) for name, value in self._measure(trainer, pl_module).items()}
-            for logger in trainer.loggers:  # Lightning logs no values of this hook
+            for logger in trainer.loggers:  # Lightning logs no values in this hook
                 logger.log_metrics(values, step=0)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
-        """Log the draft as it is now."""
+        """Log the current draft."""
         if not (trainer.sanity_checking or self._silent):
             # all processes have the same values; without sync_dist Lightning warns
             pl_module.log_dict(self._measure(trainer, pl_module), sync_dist=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the models."""
+        """Release the models."""
         self._decoder = None
 
     def _measure(self, trainer: pl.Trainer, module: Alignment) -> dict[str, Tensor]:
-        """Return the values over all processes' users; those of which there is nothing to say are left out."""
+        """Return the values over the users of all processes; undefined ones are left out."""
         decoder = self._decoder = self._decoder or self._prepare(trainer, module)
         speculation = Speculation(module.trie.num_levels).to(module.device)
         overlap = AnswerOverlap().to(module.device)
@@ -93,7 +95,7 @@ class SpeculationMonitor(pl.Callback):
         module.model.eval()
         for batch, exact in self._sample:
             decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams, generator=generator)
-            speculation.update(decoded)
+            speculation.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
             overlap.update(decoded.leaves, exact)
         module.model.train(training)
         values = {**speculation.compute(), "overlap": overlap.compute()}
@@ -113,7 +115,7 @@ class SpeculationMonitor(pl.Callback):
         return SpeculativeDecoder(target, module.trie, self.drafter, self.verifier, module.model)
 
     def _load_target(self, module: Alignment) -> PreTrainedModel:
-        target: Any = module.build_target(module)
+        target: Any = build_frozen_model(module.target_source, module.target_dtype, module.data, module.trainer)
         target = target.to(module.device)
         log.info(
             "model.target_cache is set, so training needs no target; SpeculationMonitor loads it to decode %d users: "

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torchmetrics import CatMetric
 
+from atspeed.callbacks.required_module import require_module
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import NoDrafter, SpeculativeDecoder
@@ -16,13 +17,16 @@ from atspeed.modules import Inference
 class SpeedupMonitor(pl.Callback):
     """Logs ``test/speedup``: wall time of plain beam search over that of the module's drafter.
 
-    Some test batches are decoded twice more: as the module does, and by the same engine without a drafter. Which of
-    the two comes first changes from batch to batch, because each leaves warm caches to the other. The value is the
-    median of the ratios of all processes. The first batch of a process warms up both and does not count. On a GPU the
-    time is that between two CUDA events.
+    The first test batches are decoded twice more: as the module does, and by the same engine without a drafter. Which
+    of the two comes first changes from batch to batch, because each leaves warm caches to the other. The value is the
+    median of the ratios per batch, over all processes. The first batch of a process warms up both and does not count.
+    On a GPU the time is measured between two CUDA events.
 
     Args:
-        num_batches: batches to measure in each process.
+        num_batches: number of batches to measure in each process.
+
+    Raises:
+        ValueError: if ``num_batches`` is below 1.
     """
 
     def __init__(self, num_batches: int = 20) -> None:
@@ -31,10 +35,9 @@ class SpeedupMonitor(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the two decoders."""
-        if not isinstance(pl_module, Inference):
-            raise TypeError(f"SpeedupMonitor needs an Inference, not {type(pl_module).__name__}")
-        self._decoders = {"plain": pl_module.decoder(NoDrafter()), "speculative": pl_module.decoder(pl_module.drafter)}
-        self._ratios = CatMetric().to(pl_module.device)
+        module = require_module(self, pl_module, Inference)
+        self._decoders = {"plain": module.decoder(NoDrafter()), "speculative": module.decoder(module.drafter)}
+        self._ratios = CatMetric().to(module.device)
 
     def on_test_batch_end(
         self,

@@ -1,4 +1,4 @@
-"""How many tokens a second a training run learns from."""
+"""How many tokens per second a training run processes."""
 
 import time
 
@@ -10,13 +10,13 @@ from atspeed.data import RequestBatch, SequenceBatch
 
 
 class TokenThroughput(pl.Callback):
-    """Logs ``train/tokens_per_second`` (without padding) and ``train/padding`` (its share), over each epoch.
+    """Logs ``train/tokens_per_second``, without padding, and ``train/padding``, its share, for each epoch.
 
-    Tokens are those of all processes.
+    Both count the tokens of all processes.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start counting (a fit that resumes at the end of an epoch does not start that epoch)."""
+        """Start counting; a fit that resumes at the end of an epoch does not get ``on_train_epoch_start``."""
         self._restart()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -24,7 +24,8 @@ class TokenThroughput(pl.Callback):
         self._restart()
 
     def _restart(self) -> None:
-        self._start, self._tokens, self._places = time.perf_counter(), 0, 0
+        self._start = time.perf_counter()
+        self._tokens, self._padded = 0, 0  # without and with padding
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: SequenceBatch | RequestBatch, batch_idx: int
@@ -32,14 +33,14 @@ class TokenThroughput(pl.Callback):
         """Count a batch."""
         tokens = batch.tokens if isinstance(batch, SequenceBatch) else batch.prompts
         self._tokens += int((tokens != PAD).sum())
-        self._places += tokens.numel()
+        self._padded += tokens.numel()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch's values."""
-        if self._places == 0:
+        if self._padded == 0:
             return
-        counts = torch.tensor([self._tokens, self._places], device=pl_module.device)
-        tokens, places = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        counts = torch.tensor([self._tokens, self._padded], device=pl_module.device)
+        tokens, padded = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         seconds = time.perf_counter() - self._start
-        values = {"train/tokens_per_second": tokens / seconds, "train/padding": 1 - tokens / places}
+        values = {"train/tokens_per_second": tokens / seconds, "train/padding": 1 - tokens / padded}
         pl_module.log_dict(values, sync_dist=True)

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Compares the alignment losses on Amazon Beauty: every draft from the same fine-tuned draft, with the same steps.
-# Usage, from a clone with ../shared beside it: bash scripts/alignment.sh [run folder]
-# Writes <run folder>/benchmark/alignment.{json,png}. Stages that are there are passed over, so it may be stopped.
+# Usage, from the root of a clone: bash scripts/alignment.sh [run folder] [data folder]
+# Get the data with: git clone --depth 1 https://github.com/Linxyhaha/AtSpeed ../AtSpeed-reference
+# Writes <run folder>/benchmark/alignment.{json,png}. Rerunning skips finished stages.
 set -euo pipefail
 run=${1:-runs/beauty}
-data=(--data.source AtSpeedLayout --data.source.root ../shared/data/beauty)
+data=(--data.source AtSpeedLayout --data.source.root "${2:-../AtSpeed-reference/data/beauty}")
 
 fit() {  # stage, options
   [[ -d $run/$1/model ]] && return
@@ -13,23 +14,23 @@ fit() {  # stage, options
   echo "$1: $SECONDS s"
 }
 align() {  # stage, options
-  # α = 1, so that the losses are compared and not what L_rec does beside them; one is repeated with α = 0.7
-  fit "$1" --config configs/strict.yaml --model.alpha 1.0 "${@:2}" --model.stage "$1" --model.target_cache target-cache
+  # α = 1, so that the losses are compared without the effect of L_rec; one is repeated with α = 0.7
+  fit "$1" --config strict.yaml --model.alpha 1.0 "${@:2}" --model.stage "$1" --model.target_cache target-cache
 }
 
-fit target --config configs/target.yaml
-fit draft --config configs/draft.yaml
+fit target --config target.yaml
+fit draft --config draft.yaml
 SECONDS=0
-python -m atspeed cache-target --config configs/strict.yaml --model.target_cache target-cache \
+python -m atspeed cache-target --config strict.yaml --model.target_cache target-cache \
   --trainer.default_root_dir "$run" "${data[@]}"
 echo "cache-target: $SECONDS s, $(du -sm "$run/target-cache" | cut -f1) MB"
-align coverage --config configs/losses/coverage.yaml
+align coverage --config coverage.yaml
 align strict
 align relaxed --model.loss AtSpeedR
 align forward-kl --model.loss ForwardKL
 align forward-kl-0.7 --model.loss ForwardKL --model.alpha 0.7
 align sequence-kd --model.loss SequenceKD
-python -m atspeed benchmark-alignment --config configs/benchmark-alignment.yaml --out "$run" "${data[@]}" \
+python -m atspeed benchmark-alignment --config benchmark-alignment.yaml --out "$run" "${data[@]}" \
   --drafts '{
     "fine-tuned": {"class_path": "Exported", "init_args": {"stage": "draft"}},
     "ForwardKL": {"class_path": "Exported", "init_args": {"stage": "forward-kl"}},

@@ -1,4 +1,4 @@
-"""What training takes of a GPU's memory, from the number of parameters.
+"""The GPU memory that training needs, from the number of parameters.
 
 ``python scripts/memory.py`` prints the table of docs/memory.md.
 """
@@ -17,9 +17,9 @@ STRATEGIES: tuple[Strategy, ...] = ("ddp", "deepspeed-zero2", "deepspeed-zero3",
 NUM_GPUS = (1, 2, 4, 8)
 GPU_GB = (24, 40, 80)
 USABLE = 0.8
-"""Share of a GPU that weights and states may take; activations, buffers and CUDA need the rest."""
+"""Share of a GPU's memory for weights and states; the remainder is for activations, buffers and CUDA."""
 LIVE_PARAMETERS = 1_000_000_000
-"""``stage3_max_live_parameters`` in the ZeRO-3 overlays: how many are whole on a GPU at a time."""
+"""``stage3_max_live_parameters`` in the ZeRO-3 overlays: how many parameters are unsharded on a GPU at a time."""
 BEAUTY_TOKENS = 862
 """Vocabulary of Amazon Beauty: its codes and three special tokens."""
 LLAMA_7B = LlamaConfig(vocab_size=BEAUTY_TOKENS)
@@ -30,14 +30,14 @@ LLAMA_68M = LlamaConfig(
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of parameters that are trained and that are frozen."""
+    """Numbers of trained and of frozen parameters."""
 
     trained: int
     frozen: int = 0
 
     @classmethod
     def of(cls, model: nn.Module) -> "Parameters":
-        """Count those of a model; one on the meta device will do."""
+        """Count the parameters of a model, which may be on the meta device."""
         trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         return cls(trained, sum(weight.numel() for weight in model.parameters()) - trained)
 
@@ -45,11 +45,12 @@ class Parameters:
 def gpu_bytes(parameters: Parameters, strategy: Strategy, num_gpus: int) -> float:
     """Return the bytes of weights, gradients and optimizer states on each GPU, without activations.
 
-    Under ``ddp`` (or one GPU), precision ``bf16-mixed``: a trained parameter takes 18 bytes: float32 weight, gradient
-    and AdamW's two moments, and the bfloat16 copy that autocast keeps; a frozen one 2 (``target_dtype`` or
-    ``base_dtype`` bfloat16). DeepSpeed has 20: bfloat16 weight and gradient, float32 weight, moments and, at a step,
-    gradient. ZeRO-2 splits all of these but the weight, ZeRO-3 the weight, too, frozen or not, and puts weights
-    together when they are needed. With offload nothing else stays on the GPU.
+    Under ``ddp`` (or on one GPU) with precision ``bf16-mixed``, a trained parameter takes 18 bytes: float32 weight,
+    gradient and AdamW's two moments, and the bfloat16 copy that autocast keeps. A frozen parameter takes 2
+    (``target_dtype`` or ``base_dtype`` bfloat16). Under DeepSpeed a trained parameter takes 20: bfloat16 weight and
+    gradient, float32 weight and moments and, during a step, gradient. ZeRO-2 shards all of these except the bfloat16
+    weight. ZeRO-3 also shards the weights, trained or frozen, and gathers them when they are needed. With offload only
+    the gathered weights are on the GPU.
     """
     trained, frozen = parameters.trained, parameters.frozen
     live = 2 * min(LIVE_PARAMETERS, trained + frozen)
@@ -65,18 +66,18 @@ def gpu_bytes(parameters: Parameters, strategy: Strategy, num_gpus: int) -> floa
 
 
 def cpu_bytes(parameters: Parameters) -> float:
-    """Return the bytes of CPU memory that ``deepspeed-zero3-offload`` takes, all processes together."""
+    """Return the bytes of CPU memory that all processes of ``deepspeed-zero3-offload`` take together."""
     return 20 * parameters.trained + 2 * parameters.frozen
 
 
 def on_meta(config: LlamaConfig) -> LlamaForCausalLM:
-    """Return a model without memory for its weights."""
+    """Return a model on the meta device, which allocates no memory for its weights."""
     with torch.device("meta"):
         return LlamaForCausalLM(config)
 
 
 def jobs() -> dict[str, Parameters]:
-    """Return the parameters of what one does with a LLaMA-7B target and a LLaMA-68M draft on Beauty."""
+    """Return the parameters of each training job with a LLaMA-7B target and a LLaMA-68M draft on Beauty."""
     target, draft = (Parameters.of(on_meta(config)) for config in (LLAMA_7B, LLAMA_68M))
     lora = on_meta(LLAMA_7B)
     add_adapters(lora, rank=16, scale=32.0, dropout=0.05, target_modules="all-linear")

@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from atspeed.alignment.sequences import pack
+from atspeed.alignment.sequences import pack, search_beams
 from atspeed.data import AtSpeedLayout, RecommendationData, RequestBatch
 from atspeed.data.batches import collate_requests
 from atspeed.decoding import ItemTrie, PrefixScorer
 from atspeed.losses.distillation import forward_kl
 from atspeed.models import Exported
-from atspeed.modules.alignment import search_beams
 
 NUM_BEAMS = 20
 NUM_USERS = 16
@@ -42,7 +41,7 @@ def packed_loss(models: tuple, trie: ItemTrie, batch: RequestBatch, beams: Tenso
 
 
 def repeated_loss(models: tuple, trie: ItemTrie, batch: RequestBatch, beams: Tensor) -> Tensor:
-    """The same from one row a sequence, prompt and all."""
+    """The same with one row per sequence, which repeats the prompt."""
     path = trie.path(beams).flip(-1).flatten(0, 1)  # [B · K, L]
     tokens = torch.cat([batch.prompts.repeat_interleave(NUM_BEAMS, 0), trie.token[path[:, :-1]]], dim=1)
     mask = torch.cat(
@@ -50,9 +49,9 @@ def repeated_loss(models: tuple, trie: ItemTrie, batch: RequestBatch, beams: Ten
     )
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     parents = torch.cat([torch.zeros_like(path[:, :1]), path[:, :-1]], dim=1)  # [B · K, L]
-    place = torch.arange(int(trie.num_children[parents].max()))
-    exists = place < trie.num_children[parents][..., None]
-    codes = trie.token[(trie.first_child[parents][..., None] + place) * exists]  # [B · K, L, C]
+    index = torch.arange(int(trie.num_children[parents].max()))  # of a child among its siblings
+    exists = index < trie.num_children[parents][..., None]
+    codes = trie.token[(trie.first_child[parents][..., None] + index) * exists]  # [B · K, L, C]
     log_probs = []
     for model, gradient in zip(models, (False, True), strict=True):
         with torch.set_grad_enabled(gradient):
@@ -70,11 +69,11 @@ def repeated_loss(models: tuple, trie: ItemTrie, batch: RequestBatch, beams: Ten
 
 
 def kept_bytes(run: Callable[[], Tensor]) -> int:
-    """Bytes that a forward pass keeps for its backward pass, each storage once."""
+    """Bytes that a forward pass keeps for its backward pass; each storage counts once."""
     storages = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # kept, so that no address comes twice
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # alive, so that no address is reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -82,8 +81,8 @@ def kept_bytes(run: Callable[[], Tensor]) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def main(run_dir: str, root: str = "../shared/data/beauty") -> None:
-    """Print users a second and memory of both ways, interleaved; medians."""
+def main(run_dir: str, root: str = "../AtSpeed-reference/data/beauty") -> None:
+    """Print users per second and memory of both ways; medians of interleaved runs."""
     torch.set_num_threads(2)
     data = RecommendationData(AtSpeedLayout(Path(root)), examples="requests")
     data.setup()

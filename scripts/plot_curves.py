@@ -13,11 +13,11 @@ from matplotlib import pyplot
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PANELS = {
-    "target calls a request": ["val/target_calls"],
+    "target calls per request": ["val/target_calls"],
     "acceptance rate": ["val/acceptance_rate", "val/acceptance_rate_level_*"],
     "alignment loss, nats": ["train/align_loss", "val/align_loss", "val/align_loss/*"],
 }
-"""Title → tags; a star at the end stands for the rest of a tag."""
+"""Title → tags; a star at the end matches any ending."""
 
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -31,7 +31,7 @@ def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def draw(scalars: dict[str, list[tuple[int, float]]], title: str, file: Path) -> None:
-    """Draw a panel for each of :data:`PANELS`."""
+    """Draw one panel per entry of :data:`PANELS`."""
     figure, panels = pyplot.subplots(1, len(PANELS), figsize=(5 * len(PANELS), 3.8))
     for panel, (name, patterns) in zip(panels, PANELS.items(), strict=True):
         for pattern in patterns:

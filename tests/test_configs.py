@@ -1,4 +1,4 @@
-"""Every config parses and instantiates for the command it is for, and the README's commands name files that exist."""
+"""Every config parses and instantiates for the command it is for."""
 
 import inspect
 import re
@@ -207,10 +207,3 @@ def test_the_commands_in_the_configs_name_configs_that_are_found(
         for command in commands:
             *_, last = [find_config(name) for name in re.findall(r"--config (\S+)", command)]
             assert last == str(file)
-
-
-def test_the_readme_names_files_that_exist() -> None:
-    text = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"(?<![\w/])((?:configs|docs|tests|callbacks|atspeed)/[\w./-]*\w)", text))
-    assert named
-    assert not [name for name in named if not (ROOT / name).exists()]

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from atspeed.data import RecommendationData
-from atspeed.data.batches import RequestExample
+from atspeed.data.examples import RequestExample
 from atspeed.decoding import ROOT, ItemTrie, ScoredPrefixes
 from atspeed.files import write_whole
+from atspeed.models import ModelSource
 
 SHARD_REQUESTS = 1024
 Split = Literal["train", "val"]
@@ -28,11 +29,11 @@ def cached_prefixes(trie: ItemTrie, beams: Tensor, truth: Tensor) -> tuple[Tenso
 
     Args:
         trie: the catalog.
-        beams: leaves, ``[B, K]``, root-padded.
-        truth: leaves, ``[B]``.
+        beams: leaves, ``[B, K]``, int64, root-padded.
+        truth: leaves, ``[B]``, int64.
 
     Returns:
-        nodes, ``[B, S]``, int64, the root first, then each prefix once; and which of them are no padding, bool.
+        nodes, ``[B, S]``, int64, the root first, then each prefix once; and a mask, bool: False at padding.
     """
     nodes = trie.path(torch.cat([beams, truth[:, None]], dim=1))[..., 1:].flatten(1).sort(1).values
     valid = nodes != ROOT
@@ -40,42 +41,84 @@ def cached_prefixes(trie: ItemTrie, beams: Tensor, truth: Tensor) -> tuple[Tenso
     return torch.nn.functional.pad(nodes, (1, 0), value=ROOT), torch.nn.functional.pad(valid, (1, 0), value=True)
 
 
+def target_settings(
+    source: ModelSource, run_dir: Path, num_beams: int, precision: str, target_dtype: str
+) -> dict[str, str]:
+    """Return all that a target cache depends on beside the data, by the name of the setting.
+
+    Args:
+        source: the target.
+        run_dir: the run folder.
+        num_beams: beam width K.
+        precision: of the Trainer.
+        target_dtype: dtype of the target's weights.
+    """
+    return {
+        "model.target": source.fingerprint(run_dir),
+        "model.num_beams": str(num_beams),
+        "trainer.precision": precision,
+        "model.target_dtype": target_dtype,
+    }
+
+
+class TargetShard(NamedTuple):
+    """One file of a target cache: requests that are neighbours in the data.
+
+    Attributes:
+        split: ``train`` or ``val``.
+        number: of the shard in its split, from 0.
+        beams: leaves, ``[n, K]``, int64, on the CPU.
+        child_log_probs: for each of the n requests the log-probabilities of the children of its
+            :func:`cached_prefixes`, float32, one-dimensional, on the CPU.
+    """
+
+    split: Split
+    number: int
+    beams: Tensor
+    child_log_probs: Sequence[Tensor]
+
+
 class TargetCache:
     """Beams and children's log-probabilities of the frozen target, by split and row, in safetensors shards.
 
     A shard holds ``SHARD_REQUESTS`` requests in the order of the data: ``beams`` (int32 ``[n, K]``), ``edges`` (the
-    log-probabilities of the children of :func:`cached_prefixes`, float32, one request after the other) and ``ends``
-    (int64 ``[n]``, where each request's edges end). It appears only when it is complete. ``fingerprint.json`` names
-    what all of it was made from. Reading maps the files into memory; nothing is loaded as a whole.
+    children's log-probabilities of all its requests, one request after the other, float32) and ``ends`` (int64
+    ``[n]``, where each request's values end in ``edges``). Two requests with 3 and 2 children ::
+
+        edges = -0.1 -2.3 -9.0 | -0.7 -0.7
+        ends  =              3           5
+
+    A file appears only when it is complete. ``fingerprint.json`` names what all of them were made from. Reading maps
+    the files into memory; no file is loaded completely.
 
     Args:
         folder: where the shards are.
         data: catalog and requests.
-        parts: what the cache depends on beside them: fingerprint of the target's weights, beam width, precision.
+        settings: what the cache depends on beside them, see :func:`target_settings`.
 
     Raises:
-        ValueError: if the folder holds a cache of something else.
+        ValueError: if the folder holds a cache that was made from something else.
     """
 
-    def __init__(self, folder: Path, data: RecommendationData, parts: dict[str, str]) -> None:
+    def __init__(self, folder: Path, data: RecommendationData, settings: dict[str, str]) -> None:
         self.folder = folder
         self.requests = {split: data.requests(split) for split in SPLITS}
-        parts = {
-            **parts,
+        settings = {
+            **settings,
             "catalog": hashlib.sha256(data.catalog.tokens.numpy().tobytes()).hexdigest(),
             "requests (data.source, data.max_history)": _hash(self.requests, data.max_history),
         }
         self._open = lru_cache(maxsize=256)(self._open_shard)
-        self._parts = parts
+        self._settings = settings
         self._fingerprint = folder / "fingerprint.json"
         if not self._fingerprint.is_file() and any(folder.glob("*.safetensors")):
             raise ValueError(
-                f"{folder} has files but no {self._fingerprint.name}, so nobody knows what they come from: delete the "
-                "folder, or choose another one with model.target_cache"
+                f"{folder} has files but no {self._fingerprint.name}, so nobody knows what they were made from: delete "
+                "the folder, or choose another one with model.target_cache"
             )
         if self._fingerprint.is_file():
             found = json.loads(self._fingerprint.read_text())
-            changed = [name for name, value in parts.items() if found.get(name) != value]
+            changed = [name for name, value in settings.items() if found.get(name) != value]
             if changed:
                 raise ValueError(
                     f"the target cache {folder} is stale, {', '.join(changed)} changed since it was made: delete the "
@@ -84,9 +127,9 @@ class TargetCache:
                 )
 
     def prepare(self) -> None:
-        """Make the folder and say in it what the cache is made from."""
+        """Make the folder and record in it what the cache is made from."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._fingerprint, lambda partial: partial.write_text(json.dumps(self._parts, indent=2) + "\n"))
+        write_whole(self._fingerprint, lambda partial: partial.write_text(json.dumps(self._settings, indent=2) + "\n"))
 
     def shards(self) -> list[tuple[Split, int]]:
         """Return split and number of all shards."""
@@ -97,12 +140,12 @@ class TargetCache:
         return [shard for shard in self.shards() if not self._file(*shard).is_file()]
 
     def require_complete(self) -> None:
-        """Raise ``ValueError`` if a shard is missing or torn."""
+        """Raise ``ValueError`` if a shard is missing or damaged."""
         if missing := self.missing():
             raise ValueError(
                 f"the target cache {self.folder} is incomplete: {len(missing)} of {len(self.shards())} shards are "
-                "missing; make them with python -m atspeed cache-target and the same settings (it goes on where it "
-                "stopped)"
+                "missing; write them with python -m atspeed cache-target and the same settings (it skips those that "
+                "exist)"
             )
         for shard in self.shards():
             self._open(*shard)
@@ -112,43 +155,40 @@ class TargetCache:
         """Size of all shards on disk."""
         return sum(self._file(*shard).stat().st_size for shard in self.shards())
 
-    def requests_of(self, split: Split, shard: int) -> list[RequestExample]:
+    def shard_requests(self, split: Split, shard: int) -> list[RequestExample]:
         """Return the requests of a shard."""
         return self.requests[split][shard * SHARD_REQUESTS : (shard + 1) * SHARD_REQUESTS]
 
-    def write(self, split: Split, shard: int, beams: Tensor, edges: Sequence[Tensor]) -> None:
-        """Write a shard.
-
-        Args:
-            split: ``train`` or ``val``.
-            shard: its number.
-            beams: leaves, ``[n, K]``, int64.
-            edges: log-probabilities of each request, float32.
-        """
-        ends = torch.tensor([len(values) for values in edges]).cumsum(0)
-        content = {"beams": beams.int(), "edges": torch.cat(list(edges)), "ends": ends}
-        write_whole(self._file(split, shard), lambda partial: save_file(content, partial))
+    def write(self, shard: TargetShard) -> None:
+        """Write a shard; its file appears when it is complete."""
+        ends = torch.tensor([len(values) for values in shard.child_log_probs]).cumsum(0)
+        content = {"beams": shard.beams.int(), "edges": torch.cat(list(shard.child_log_probs)), "ends": ends}
+        write_whole(self._file(shard.split, shard.number), lambda partial: save_file(content, partial))
 
     def read(self, split: Split, rows: Sequence[int], trie: ItemTrie, truth: Tensor) -> tuple[Tensor, ScoredPrefixes]:
         """Return the target's beams and scores of some requests, on the trie's device.
 
         Args:
             split: ``train`` or ``val``.
-            rows: places of the requests in the split.
+            rows: indices of the requests in the split.
             trie: the catalog.
-            truth: leaf of each request's true item, ``[B]``.
+            truth: leaf of each request's true item, ``[B]``, int64.
+
+        Returns:
+            leaves, ``[B, K]``, int64; and the scores of the children of :func:`cached_prefixes`.
         """
-        beams, edges = zip(*(self._read_row(split, row) for row in rows), strict=True)
+        beams, child_log_probs = zip(*(self._read_row(split, row) for row in rows), strict=True)
         device = trie.token.device
         leaves = torch.stack(beams).long().to(device)
-        packed = torch.nn.utils.rnn.pad_sequence(list(edges), batch_first=True, padding_value=-torch.inf).to(device)
-        return leaves, ScoredPrefixes.from_edges(trie, *cached_prefixes(trie, leaves, truth), packed)
+        pad = torch.nn.utils.rnn.pad_sequence
+        packed = pad(list(child_log_probs), batch_first=True, padding_value=-torch.inf).to(device)  # [B, W]
+        return leaves, ScoredPrefixes.from_child_log_probs(trie, *cached_prefixes(trie, leaves, truth), packed)
 
     def _read_row(self, split: Split, row: int) -> tuple[Tensor, Tensor]:
-        shard, place = divmod(row, SHARD_REQUESTS)
+        shard, index = divmod(row, SHARD_REQUESTS)
         file, ends = self._open(split, shard)
-        start = int(ends[place - 1]) if place else 0
-        return file.get_slice("beams")[place], file.get_slice("edges")[start : int(ends[place])]
+        start = int(ends[index - 1]) if index else 0
+        return file.get_slice("beams")[index], file.get_slice("edges")[start : int(ends[index])]
 
     def _file(self, split: Split, shard: int) -> Path:
         return self.folder / f"{split}-{shard:06d}.safetensors"
@@ -160,11 +200,11 @@ class TargetCache:
             return file, file.get_tensor("ends")
         except (SafetensorError, OSError) as error:
             raise ValueError(
-                f"{path} is no whole shard of a target cache ({error}); delete it and run cache-target again"
+                f"{path} is not a complete shard of a target cache ({error}); delete it and run cache-target again"
             ) from error
 
 
-def _hash(requests: dict[Split, list[RequestExample]], max_history: int) -> str:
+def _hash(requests: Mapping[Split, Sequence[RequestExample]], max_history: int) -> str:
     digest = hashlib.sha256()
     for split, examples in requests.items():
         digest.update(split.encode())

@@ -1,8 +1,9 @@
 """Side-by-side measurement."""
 
-from atspeed.benchmark.benchmark import Benchmark, Method
+from atspeed.benchmark.benchmark import Benchmark
 from atspeed.benchmark.catalogs import CatalogBenchmark
 from atspeed.benchmark.draft_comparison import AlignmentBenchmark
+from atspeed.benchmark.method import Method
 from atspeed.benchmark.reference import HFGenerate
 from atspeed.benchmark.tuner import Tuner
 

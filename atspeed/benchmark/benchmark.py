@@ -1,34 +1,27 @@
 """Side-by-side measurement: every request goes through every method in turn."""
 
 import copy
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
 from atspeed.benchmark.draft_coverage import measure_coverage
-from atspeed.benchmark.measurement import Answer, Measurement, answers_of, pick_device, time_interleaved
+from atspeed.benchmark.loading import ModelLoader, pick_device
+from atspeed.benchmark.measurement import Answer, ItemsOf, Measurement, answers_of, items_by_codes
+from atspeed.benchmark.method import Method
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.reference import HFGenerate
-from atspeed.benchmark.report.tables import report, tables_of
+from atspeed.benchmark.report.output import report
+from atspeed.benchmark.report.tables import tables_of
+from atspeed.benchmark.rows import BenchmarkEnvironment, BenchmarkResult, BenchmarkSetting, CoverageRow, MethodRow
+from atspeed.benchmark.timing import time_interleaved
 from atspeed.checks import require_at_least
-from atspeed.data import RecommendationData
-from atspeed.data.batches import RequestBatch
-from atspeed.decoding import (
-    Decoded,
-    Drafter,
-    ItemTrie,
-    ModelDrafter,
-    NoDrafter,
-    RelaxedSampling,
-    SpeculativeDecoder,
-    StrictTopK,
-    Verifier,
-)
+from atspeed.data import RecommendationData, RequestBatch
+from atspeed.decoding import Decoded, ItemTrie, ModelDrafter, NoDrafter, RelaxedSampling, SpeculativeDecoder
 from atspeed.models import ModelSource, pack_linears
 from atspeed.provenance import provenance
 
@@ -37,49 +30,49 @@ Answers = Callable[[RequestBatch], tuple[list[Answer], Decoded | None]]
 """Batch → answers, and what speculation did, if any."""
 
 
-@dataclass
-class Method:
-    """A way to answer requests.
+@dataclass(frozen=True)
+class _Loaded:
+    """The models of a run, and who answers with them: a decoder for each method and each point of a curve."""
 
-    Args:
-        drafter: who proposes.
-        verifier: what is accepted.
-    """
-
-    drafter: Drafter
-    verifier: Verifier = field(default_factory=StrictTopK)
+    setting: BenchmarkSetting
+    items_of: ItemsOf
+    trie: ItemTrie
+    target: PreTrainedModel
+    draft: PreTrainedModel | None
+    reference: HFGenerate
+    decoders: dict[str, SpeculativeDecoder]
 
 
 class Benchmark:
     """Measures ``transformers.generate``, plain beam search and speculative methods in one run.
 
-    For each beam width and batch size, every request goes through all methods one after the other, so that a slow
-    moment of the machine meets all of them, in an order that changes from batch to batch, because a method leaves
-    caches behind that serve some methods better than others. The first requests warm up and do not count. Requests are
-    taken in the order of their length, so that a batch has little padding.
+    For each beam width and batch size, every request goes through all methods one after the other, in an order that
+    changes from batch to batch. So a slow moment of the machine affects all of them, and none always profits from the
+    caches that another leaves. The first batches warm up and do not count. Requests are sorted by length, so that a
+    batch has little padding.
 
-    At the largest beam width and the first batch size, the requests go through the points of two curves, too, which
-    take the draft by ``ModelDrafter`` and cost about as much as so many more methods there.
+    At the largest beam width and the first batch size, the points of two curves (over the draft width and over the
+    temperature) are measured too. They use ``ModelDrafter``, and each costs about as much as one more method there.
 
     Args:
         target: the model whose answer counts.
         methods: the speculative methods, name → drafter and verifier.
         draft: the model of the drafters that need one.
         num_beams: the beam widths K.
-        batch_sizes: requests decoded together; a latency is a batch's. They take the place of ``data.batch_size``.
-        num_requests: test users, evenly spread over the file; takes the place of ``data.num_test_users``.
+        batch_sizes: requests decoded together; a latency is per batch. They replace ``data.batch_size``.
+        num_requests: test users, evenly spread over the file; replaces ``data.num_test_users``.
         coverage_beams: the draft widths N of the coverage curve, if there is a draft.
         draft_widths: the draft widths N of the curve of target calls under strict verification, if there is a draft.
         temperatures: those of the curve of recall against speed under relaxed verification, if there is a draft; leave
             it empty for semantic IDs of different lengths.
-        num_warmup: batches to warm up with.
+        num_warmup: number of batches to warm up with.
         num_threads: CPU threads of torch.
         pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`); ``hf_generate``
             always runs the model as ``transformers`` loads it.
         seed: of the sampling methods, and of the order of methods.
         device: where to run; a GPU if there is one.
-        out: the run folder; models are looked up there; to ``benchmark`` go ``benchmark.json``, ``report.html``, its
-            figures as PNG files, and TensorBoard events with the same figures.
+        out: the run folder, where models are looked up; ``benchmark`` in it gets ``benchmark.json``, ``report.html``,
+            its figures as PNG files, and TensorBoard events with the same figures.
     """
 
     def __init__(
@@ -107,7 +100,7 @@ class Benchmark:
             ("coverage_beams", coverage_beams),
             ("draft_widths", draft_widths),
         ):
-            require_at_least(1, **{f"{name}[{place}]": value for place, value in enumerate(values)})
+            require_at_least(1, **{f"{name}[{index}]": value for index, value in enumerate(values)})
         self.target_source = target
         self.draft_source = draft
         self.methods = {"plain": Method(NoDrafter()), **methods}
@@ -126,100 +119,75 @@ class Benchmark:
         self.device = pick_device(device)
         self.out = Path(out)
 
-    def run(self, data: RecommendationData) -> dict[str, Any]:
+    def run(self, data: RecommendationData) -> BenchmarkResult:
         """Measure, print the tables, write the files and return the content of ``benchmark.json``."""
         from atspeed.benchmark.report.page import write_report  # matplotlib: only where it draws, not in every command
 
-        torch.set_num_threads(self.num_threads)
         data.num_test_users = self.num_requests
         data.setup("test")
-        self._build(data)
-        requests = data.test_requests()
-        rows: list[dict[str, Any]] = []
-        curves: list[dict[str, Any]] = []
+        loaded = self._load(data)
+        requests, rows = data.test_requests(), []
         for batch_size in self.batch_sizes:
             batches = data.batches_by_length(requests, batch_size, self.device)
             for width in self.num_beams:
                 with_curves = (batch_size, width) == (self.batch_sizes[0], max(self.num_beams))
-                for row in self._measure(width, batches, batch_size, with_curves):
-                    (curves if row["method"] in self.curves else rows).append(row)
-        coverage = []
-        if self.draft is not None and self.coverage_beams:
-            batches = data.batches_by_length(requests, 1, self.device)
-            coverage = measure_coverage(
-                self.target,
-                self.draft,
-                self.trie,
-                track(batches, "coverage", transient=True),
-                self.num_beams,
-                self.coverage_beams,
-            )
-        result = {
-            "environment": {**provenance(self.device), "dtype": str(self.target.dtype).removeprefix("torch.")},
-            "setting": {
-                "run": str(self.out),
-                "source": type(data.source).__name__,
-                "items": data.catalog.num_items,
-                "levels": data.catalog.num_levels,
-                **self.sizes,
-                "pack_weights": self.pack_weights,
-            },
-            "rows": rows,
-            "curves": curves,
-            "coverage": coverage,
-        }
+                names = [name for name in loaded.decoders if with_curves or name in self.methods]
+                rows += self._measure(loaded, names, width, batches, batch_size)
+        dtype = str(loaded.target.dtype).removeprefix("torch.")
+        result = BenchmarkResult(
+            environment=BenchmarkEnvironment(**provenance(self.device), dtype=dtype),
+            setting=loaded.setting,
+            rows=[row for row in rows if row.method not in self.curves],
+            curves=[row for row in rows if row.method in self.curves],
+            coverage=self._measure_coverage(loaded, data.batches_by_length(requests, 1, self.device)),
+        )
         folder, tables = self.out / "benchmark", tables_of(result)
         report(result, folder / "benchmark.json", tables, write_report(result, tables, folder))
         return result
 
-    def _build(self, data: RecommendationData) -> None:
-        def build(source: ModelSource) -> PreTrainedModel:
-            model: Any = source.build(data.catalog.vocabulary, self.out)
-            return model.to(self.device)
-
+    def _load(self, data: RecommendationData) -> _Loaded:
+        loader = ModelLoader(data, self.out, self.device, self.num_threads)
+        target = loader.load(self.target_source)
         needs_draft = any(method.drafter.needs_draft for method in self.methods.values())
-        self.target = build(self.target_source)
-        self.draft = build(self.draft_source) if self.draft_source and needs_draft else None
-        self.sizes = {
-            "target_parameters": self.target.num_parameters(),
-            "draft_parameters": self.draft.num_parameters() if self.draft else None,
-        }
-        self.catalog = data.catalog
-        self.trie = ItemTrie(data.catalog.tokens).to(self.device)
-        self.reference = HFGenerate(copy.deepcopy(self.target), data.catalog.tokens)
+        draft = loader.load(self.draft_source) if self.draft_source and needs_draft else None
+        setting = BenchmarkSetting(
+            run=str(self.out),
+            source=type(data.source).__name__,
+            items=data.catalog.num_items,
+            levels=data.catalog.num_levels,
+            target_parameters=target.num_parameters(),  # counted before packing, which hides them
+            draft_parameters=draft.num_parameters() if draft else None,
+            pack_weights=self.pack_weights,
+        )
+        reference = HFGenerate(copy.deepcopy(target), data.catalog.tokens)
         if self.pack_weights:
-            for model in (self.target, self.draft):
+            for model in (target, draft):
                 if model is not None:
                     pack_linears(model)
-        if self.draft is None:
-            self.curves = {}
-        self.decoders = {
-            name: SpeculativeDecoder(self.target, self.trie, method.drafter, method.verifier, self.draft)
-            for name, method in {**self.methods, **self.curves}.items()
+        decoders = {
+            name: SpeculativeDecoder(target, loader.trie, method.drafter, method.verifier, draft)
+            for name, method in {**self.methods, **(self.curves if draft else {})}.items()
         }
+        return _Loaded(setting, items_by_codes(data.catalog.tokens), loader.trie, target, draft, reference, decoders)
 
-    def _answers(self, names: Iterable[str], num_beams: int) -> dict[str, Answers]:
-        def speculative(decoder: SpeculativeDecoder) -> Answers:
-            generator = torch.Generator(self.device).manual_seed(self.seed)
-
-            def answer(batch: RequestBatch) -> tuple[list[Answer], Decoded | None]:
-                decoded = decoder(batch.prompts, batch.prompt_mask, num_beams, generator=generator)
-                return answers_of(self.trie.codes(decoded.leaves), decoded.scores), decoded  # waits for the device
-
-            return answer
-
-        def reference(batch: RequestBatch) -> tuple[list[Answer], Decoded | None]:
-            return answers_of(*self.reference(batch.prompts, batch.prompt_mask, num_beams)), None
-
-        return {"hf_generate": reference, **{name: speculative(self.decoders[name]) for name in names}}
+    def _measure_coverage(self, loaded: _Loaded, batches: list[RequestBatch]) -> list[CoverageRow]:
+        if loaded.draft is None or not self.coverage_beams:
+            return []
+        tracked = track(batches, "coverage", transient=True)
+        return measure_coverage(loaded.target, loaded.draft, loaded.trie, tracked, self.num_beams, self.coverage_beams)
 
     def _measure(
-        self, num_beams: int, batches: list[RequestBatch], batch_size: int, with_curves: bool
-    ) -> list[dict[str, Any]]:
-        """Return a row of each method, and of each point of a curve if asked for, at one beam width and batch size."""
-        methods = {**self.methods, **(self.curves if with_curves else {})}
-        answers_by = self._answers(methods, num_beams)
-        measured = {name: Measurement(self.catalog, num_beams) for name in answers_by}
+        self, loaded: _Loaded, names: list[str], num_beams: int, batches: list[RequestBatch], batch_size: int
+    ) -> list[MethodRow]:
+        """Return the rows of ``transformers.generate`` and the named methods at one beam width and batch size."""
+        methods = {**self.methods, **self.curves}
+        answers_by = {
+            "hf_generate": _by_reference(loaded.reference, num_beams),
+            **{name: _by_decoder(loaded.decoders[name], num_beams, self.seed) for name in names},
+        }
+        measured = {
+            name: Measurement(name, methods.get(name), loaded.items_of, num_beams, batch_size) for name in answers_by
+        }
         title = f"K = {num_beams}, batches of {batch_size}"
         for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):
             _, (expected, _) = done["hf_generate"]
@@ -228,28 +196,30 @@ class Benchmark:
         profiled = batches[:: max(1, len(batches) // PROFILED_BATCHES)]
         rows = []
         for name, measurement in measured.items():
-            method = methods.get(name)
-            strict = method is None or isinstance(method.verifier, StrictTopK)
-            rows.append(
-                {
-                    "method": name,
-                    "drafter": type(method.drafter).__name__ if method else None,
-                    "draft_beams": getattr(method.drafter, "draft_beams", None) if method else None,
-                    "verification": method.verifier.name if method else None,
-                    "temperature": getattr(method.verifier, "temperature", None) if method else None,
-                    "num_beams": num_beams,
-                    "batch_size": batch_size,
-                    "requests": len(measurement.identical),
-                    **measurement.summary(measured["hf_generate"], measured["plain"], strict),
-                    "phases_ms": measure_phases(self.decoders[name], profiled, num_beams)
-                    if name in self.methods
-                    else None,
-                }
-            )
-        without_draft = [
-            row["target_calls"] for row in rows if (row["drafter"], row["verification"]) == ("TrieDrafter", "strict")
+            phases = measure_phases(loaded.decoders[name], profiled, num_beams) if name in self.methods else None
+            rows.append(measurement.row(measured["hf_generate"], measured["plain"], phases))
+        by_trie = [row for row in rows if (row.drafter, row.verification) == ("TrieDrafter", "strict")]
+        fewest = min((row.target_calls for row in by_trie if row.target_calls is not None), default=None)
+        return [
+            replace(row, trie_target_calls=fewest)
+            if row.method in methods and methods[row.method].drafter.needs_draft
+            else row
+            for row in rows
         ]
-        for row in rows:
-            drafts = row["method"] in methods and methods[row["method"]].drafter.needs_draft
-            row["trie_target_calls"] = min(without_draft) if drafts and without_draft else None
-        return rows
+
+
+def _by_decoder(decoder: SpeculativeDecoder, num_beams: int, seed: int) -> Answers:
+    generator = torch.Generator(decoder.target.device).manual_seed(seed)
+
+    def answer(batch: RequestBatch) -> tuple[list[Answer], Decoded | None]:
+        decoded = decoder(batch.prompts, batch.prompt_mask, num_beams, generator=generator)
+        return answers_of(decoder.trie.codes(decoded.leaves), decoded.scores), decoded  # waits for the device
+
+    return answer
+
+
+def _by_reference(generate: HFGenerate, num_beams: int) -> Answers:
+    def answer(batch: RequestBatch) -> tuple[list[Answer], Decoded | None]:
+        return answers_of(*generate(batch.prompts, batch.prompt_mask, num_beams)), None
+
+    return answer

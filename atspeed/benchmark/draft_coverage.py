@@ -1,15 +1,16 @@
-"""How often a draft's best prefixes hold all of the target's beams."""
+"""How often a draft's best prefixes contain all of the target's beams."""
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.benchmark.rows import CoverageRow
 from atspeed.data import RequestBatch
 from atspeed.decoding import Beams, ItemTrie, PrefixScorer, next_beams
+from atspeed.decoding.indexing import index_of
 
 
 @torch.inference_mode()
@@ -20,11 +21,11 @@ def measure_coverage(
     batches: Iterable[RequestBatch],
     num_beams: tuple[int, ...],
     draft_beams: tuple[int, ...],
-) -> list[dict[str, Any]]:
-    """Return coverage(K, N) of each level: the share of requests whose K target beams all lie in the draft's best N.
+) -> list[CoverageRow]:
+    """Return coverage(K, N) at each level: the share of requests whose K target beams all lie in the draft's best N.
 
-    The draft's best prefixes of a level are those of its own beam search with the largest N. The last level is left
-    out, because leaves need no drafting. A level counts the codes of a prefix: level 2 are the prefixes of two codes.
+    The draft's best prefixes at a level are those of its own beam search with the largest N. Level 0 has the prefixes
+    of one code; the last level is left out, because leaves need no drafting.
 
     Args:
         target: the model whose beams count.
@@ -33,9 +34,6 @@ def measure_coverage(
         batches: requests.
         num_beams: the target's beam widths K.
         draft_beams: the draft's widths N.
-
-    Returns:
-        rows ``{"level", "num_beams", "draft_beams", "coverage"}``.
     """
     covered: Counter[tuple[int, int, int]] = Counter()
     count = 0
@@ -45,13 +43,13 @@ def measure_coverage(
         draft_scorer = PrefixScorer(draft, trie, batch.prompts, batch.prompt_mask, "allowed")  # as the decoder has it
         drafted = _beams_by_level(draft_scorer, max(draft_beams))
         for width in num_beams:
-            for level, (beams, best) in enumerate(zip(_beams_by_level(target_scorer, width), drafted, strict=True), 1):
+            for level, (beams, best) in enumerate(zip(_beams_by_level(target_scorer, width), drafted, strict=True)):
                 rank = _rank(beams.nodes, best.nodes).masked_fill(~beams.mask, 0).amax(1)  # of the worst beam, [B]
                 for size in draft_beams:
                     covered[level, width, size] += int((rank < size).sum())
     return [
-        {"level": level, "num_beams": width, "draft_beams": size, "coverage": covered[level, width, size] / count}
-        for level in range(1, trie.num_levels)
+        CoverageRow(level, width, size, covered[level, width, size] / count)
+        for level in range(trie.num_levels - 1)
         for width in num_beams
         for size in draft_beams
     ]
@@ -59,14 +57,14 @@ def measure_coverage(
 
 def _beams_by_level(scorer: PrefixScorer, width: int) -> list[Beams]:
     """Return the beams of plain beam search at each level but the last."""
-    levels = [Beams.at_root(len(scorer.prompts), width, scorer.prompts.device)]
+    beams = [Beams.at_root(len(scorer.prompts), width, scorer.prompts.device)]
     for _ in range(scorer.trie.num_levels - 1):
-        scorer.score(levels[-1].nodes)
-        levels.append(next_beams(scorer, levels[-1]))
-    return levels[1:]
+        scorer.score(beams[-1].nodes)
+        beams.append(next_beams(scorer, beams[-1]))
+    return beams[1:]
 
 
 def _rank(nodes: Tensor, ranked: Tensor) -> Tensor:
-    """Return the place of each node ``[B, K]`` in ``ranked`` ``[B, N]``; N where it is missing."""
-    found, place = (nodes[..., None] == ranked[:, None]).max(2)
-    return torch.where(found, place, ranked.shape[1])
+    """Return the rank, from 0, of each node ``[B, K]`` in ``ranked`` ``[B, N]``; N where it is missing."""
+    rank, found = index_of(nodes, ranked)
+    return torch.where(found, rank, ranked.shape[1])

@@ -15,7 +15,7 @@ PHASES = ("target", "draft", "drafting", "verification", "rest")
 
 
 class Stopwatch:
-    """Charges time to the phase that was entered last and has not been left."""
+    """Charges time to the phase that was entered last and not left yet."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -29,7 +29,7 @@ class Stopwatch:
         self._open.append(phase)
 
     def leave(self) -> None:
-        """Charge what follows to the phase before."""
+        """Charge what follows to the phase that was entered before."""
         self._charge()
         self._open.pop()
 
@@ -46,9 +46,9 @@ def measure_phases(decoder: SpeculativeDecoder, batches: list[RequestBatch], num
     """Decode batches once more under a stopwatch.
 
     Returns:
-        milliseconds a batch: ``target`` and ``draft``, the forward passes of the two models; ``drafting``, choosing
-        what to propose; ``verification``; and ``rest``, what scoring takes beside the forward passes (tree masks,
-        key-value slots, log-probabilities of children) and the loop itself.
+        milliseconds per batch of each phase: ``target`` and ``draft``, the forward passes of the two models;
+        ``drafting``, choosing what to propose; ``verification``; and ``rest``, the remainder: scoring outside the
+        forward passes (tree masks, key-value slots, log-probabilities of children) and the loop itself.
     """
     watch = Stopwatch(decoder.target.device)
     with _watched(decoder, watch):
@@ -87,4 +87,4 @@ def _watched(decoder: SpeculativeDecoder, watch: Stopwatch) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
         for owner, name, _ in steps:
-            delattr(owner, name)  # the class's own method shows again
+            delattr(owner, name)  # uncovers the method of the class

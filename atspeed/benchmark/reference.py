@@ -36,8 +36,8 @@ class HFGenerate:
     def __call__(self, prompts: Tensor, prompt_mask: Tensor, num_beams: int) -> tuple[Tensor, Tensor]:
         """Return token ids of the top-K semantic IDs, ``[B, K, L]``, and their log-probabilities, ``[B, K]``.
 
-        Token ids after an end token are -1. Where the catalog has fewer than K semantic IDs, ``generate`` fills up with
-        hypotheses whose scores are -1e9 or lower; they are returned as they are.
+        Token ids after an end token are -1. Where the catalog has fewer than K semantic IDs, ``generate`` adds
+        hypotheses whose scores are -1e9 or lower; they are returned unchanged.
         """
         length = prompts.shape[1]
         generate: Any = self.model.generate  # typed as a tensor by transformers' mixins

@@ -1,41 +1,28 @@
 """Which drafter answers fastest: candidates side by side on validation users, under strict verification."""
 
-import inspect
 import logging
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from omegaconf import OmegaConf
-from rich.table import Table
-
-from atspeed.benchmark.measurement import load_packed, pick_device, time_interleaved
-from atspeed.benchmark.report.tables import report
+from atspeed.benchmark.loading import ModelLoader, pick_device
+from atspeed.benchmark.report.output import report
+from atspeed.benchmark.report.tuning import FINAL, PLAIN, conclusion_of, overlay_of, spec_of, table_of
+from atspeed.benchmark.rows import CandidateRow, Environment, TuneResult, TuneSetting
+from atspeed.benchmark.timing import FEWEST_VALUES, median_interval, median_ratio, ratios, time_interleaved
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
-from atspeed.data.batches import RequestExample, evenly_spread
-from atspeed.decoding import (
-    Decoded,
-    Drafter,
-    HybridDrafter,
-    ItemTrie,
-    ModelDrafter,
-    NoDrafter,
-    SpeculativeDecoder,
-    TrieDrafter,
-)
+from atspeed.data.examples import RequestExample, evenly_spread
+from atspeed.decoding import Decoded, Drafter, HybridDrafter, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
 from atspeed.metrics import Speculation
 from atspeed.models import ModelSource
 from atspeed.provenance import provenance
 
 log = logging.getLogger(__name__)
 
-PLAIN = "plain"
-SCREENED = 3  # one request of so many is for the first round, the others for the final
-FEWEST_RATIOS = 6  # fewer have no 95 % interval of their median
+SCREENED = 3  # every third request is for the first round, the others are for the final
 Seconds = dict[str, list[float]]
 """Candidate, from simple to complex → wall time of each batch; the same batches for all."""
 
@@ -46,9 +33,9 @@ class Tuner:
     The candidates, from simple to complex: plain beam search, ``TrieDrafter`` with each node budget, ``HybridDrafter``
     with each, ``ModelDrafter`` with each draft width and depth. In the first round all of them answer a third of the
     requests; in the final the fastest few and plain beam search answer the others. A candidate's advantage is the
-    median of the ratios of wall times batch by batch, with the 95 % confidence interval that goes with a sign test. The
-    fastest of the final is chosen, or the simplest that it does not beat for certain: where the interval of their ratio
-    holds 1. Batches are of ``data.batch_size``; a latency is a batch's.
+    median of the ratios of wall times per batch, with the 95 % confidence interval of a sign test. The fastest
+    candidate of the final is chosen, or the simplest that it does not certainly beat: where the interval of their ratio
+    contains 1. Batches have ``data.batch_size`` requests; a latency is per batch.
 
     Args:
         target: the model whose answer counts.
@@ -59,12 +46,12 @@ class Tuner:
         gamma: levels that ``ModelDrafter`` drafts ahead.
         num_beams: the beam width K.
         num_requests: validation users, evenly spread over the file.
-        num_finalists: candidates of the final, beside plain beam search.
-        num_warmup: batches to warm up with in each round; they do not count.
+        num_finalists: number of candidates in the final, in addition to plain beam search.
+        num_warmup: number of batches to warm up with in each round; they do not count.
         num_threads: CPU threads of torch.
         seed: of the order in which a batch goes through the candidates.
         device: where to run; a GPU if there is one.
-        out: the run folder; models are looked up there, ``tune/tune.json`` and ``tune/recommend.yaml`` are written.
+        out: the run folder, where models are looked up; gets ``tune/tune.json`` and ``tune/recommend.yaml``.
     """
 
     def __init__(
@@ -108,60 +95,59 @@ class Tuner:
         self.device = pick_device(device)
         self.out = Path(out)
 
-    def run(self, data: RecommendationData) -> dict[str, Any]:
-        """Measure, print the table, write the overlay and ``tune.json``, and return the content of the latter."""
-        torch.set_num_threads(self.num_threads)
+    def run(self, data: RecommendationData) -> TuneResult:
+        """Measure, print the table, write the overlay and ``tune.json``, and return the content of the latter.
+
+        Raises:
+            ValueError: if the users make too few batches for a confidence interval.
+        """
         data.setup("fit")
         requests = evenly_spread(data.requests("val"), self.num_requests)
-        rest = [request for place, request in enumerate(requests) if place % SCREENED]
-        num_batches = math.ceil(len(rest) / data.batch_size)
-        if num_batches < FEWEST_RATIOS:
+        final_requests = [request for index, request in enumerate(requests) if index % SCREENED]
+        num_batches = math.ceil(len(final_requests) / data.batch_size)
+        if num_batches < FEWEST_VALUES:
             raise ValueError(
                 f"{len(requests)} validation users (num_requests: {self.num_requests}) leave {num_batches} batches of "
-                f"data.batch_size {data.batch_size} for the final; an interval takes {FEWEST_RATIOS} or more: lower "
+                f"data.batch_size {data.batch_size} for the final; an interval takes {FEWEST_VALUES} or more: lower "
                 "data.batch_size, or raise num_requests if there are more users"
             )
         decoders = self._build(data)
         rows, first = self._measure("first round", decoders, requests[::SCREENED], data)
-        fastest = sorted(decoders, key=lambda name: statistics.median(_ratios(first, name, PLAIN)))
+        fastest = sorted(decoders, key=lambda name: median_ratio(first[name], first[PLAIN]))
         finalists = {PLAIN, *[name for name in fastest if name != PLAIN][: self.num_finalists]}
         decoders = {name: decoder for name, decoder in decoders.items() if name in finalists}
-        final_rows, final = self._measure("final", decoders, rest, data)
-        result: dict[str, Any] = {
-            "environment": provenance(self.device),
-            "setting": {
-                "run": str(self.out),
-                "source": type(data.source).__name__,
-                "items": data.catalog.num_items,
-                "num_beams": self.num_beams,
-                "batch_size": data.batch_size,
-                "requests": len(requests),
-            },
-            "rows": [*rows, *final_rows],
-            "chosen": (chosen := choose(final)),
-        }
+        final_rows, final = self._measure(FINAL, decoders, final_requests, data)
+        setting = TuneSetting(
+            run=str(self.out),
+            source=type(data.source).__name__,
+            items=data.catalog.num_items,
+            num_beams=self.num_beams,
+            batch_size=data.batch_size,
+            requests=len(requests),
+        )
+        result = TuneResult(Environment(**provenance(self.device)), setting, [*rows, *final_rows], choose(final))
         folder = self.out / "tune"
         overlay = folder / "recommend.yaml"
         folder.mkdir(parents=True, exist_ok=True)
-        overlay.write_text(overlay_of(self.candidates[chosen], _conclusion(result)), encoding="utf-8")
-        report(result, folder / "tune.json", [_table(result)], [overlay])
+        overlay.write_text(overlay_of(self.candidates[result.chosen], conclusion_of(result)), encoding="utf-8")
+        report(result, folder / "tune.json", [table_of(result)], [overlay])
         return result
 
     def _build(self, data: RecommendationData) -> dict[str, SpeculativeDecoder]:
-        """Return a decoder for each candidate that can be had."""
-        target = load_packed(self.target_source, data, self.out, self.device)
-        trie = ItemTrie(data.catalog.tokens).to(self.device)
+        """Return a decoder for each candidate whose models are there."""
+        loader = ModelLoader(data, self.out, self.device, self.num_threads)
+        target = loader.load_packed(self.target_source)
         draft, missing = None, "draft is not set"
         if self.draft_source is not None:
             try:
-                draft = load_packed(self.draft_source, data, self.out, self.device)
+                draft = loader.load_packed(self.draft_source)
             except FileNotFoundError as error:
                 missing = str(error)
         left_out = [name for name, drafter in self.candidates.items() if drafter.needs_draft and draft is None]
         if left_out:
             log.info("left out, because they need a draft: %s. %s", "; ".join(left_out), missing)
         return {
-            name: SpeculativeDecoder(target, trie, drafter, draft=draft)
+            name: SpeculativeDecoder(target, loader.trie, drafter, draft=draft)
             for name, drafter in self.candidates.items()
             if name not in left_out
         }
@@ -172,69 +158,46 @@ class Tuner:
         decoders: dict[str, SpeculativeDecoder],
         requests: list[RequestExample],
         data: RecommendationData,
-    ) -> tuple[list[dict[str, Any]], Seconds]:
-        """Return a row of each candidate, and its wall times."""
-
-        def answer(decoder: SpeculativeDecoder) -> Callable[[RequestBatch], Decoded]:
-            def decode(batch: RequestBatch) -> Decoded:
-                decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams)
-                decoded.leaves.tolist()  # waits for the device
-                return decoded
-
-            return decode
-
+    ) -> tuple[list[CandidateRow], Seconds]:
+        """Return a row for each candidate, and its wall times."""
         batches = data.batches_by_length(requests, data.batch_size, self.device)
-        methods = {name: answer(decoder) for name, decoder in decoders.items()}
+        methods = {name: _answers_by(decoder, self.num_beams) for name, decoder in decoders.items()}
         seconds: Seconds = {name: [] for name in decoders}
         counts = {name: Speculation(data.catalog.num_levels).to(self.device) for name in decoders}
         for _, done in time_interleaved(methods, batches, self.num_warmup, self.seed, title):
             for name, (elapsed, decoded) in done.items():
                 seconds[name].append(elapsed)
-                counts[name].update(decoded)
+                counts[name].update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
         rows = []
         for name in decoders:
-            speedups, calls = _ratios(seconds, PLAIN, name), counts[name].compute()
+            speedups, calls = ratios(seconds[PLAIN], seconds[name]), counts[name].compute()
             rows.append(
-                {
-                    "round": title,
-                    "candidate": name,
-                    "drafter": spec_of(self.candidates[name]),
-                    "batches": len(batches),
-                    "latency_ms": 1000 * statistics.median(seconds[name]),
-                    "speedup_vs_plain": statistics.median(speedups),
-                    "interval": list(median_interval(speedups)) if len(speedups) >= FEWEST_RATIOS else None,
-                    "target_calls": float(calls["target_calls"]),
-                    "draft_calls": float(calls["draft_calls"]),
-                }
+                CandidateRow(
+                    round=title,
+                    candidate=name,
+                    drafter=spec_of(self.candidates[name]),
+                    batches=len(batches),
+                    latency_ms=1000 * statistics.median(seconds[name]),
+                    speedup_vs_plain=statistics.median(speedups),
+                    interval=median_interval(speedups) if len(speedups) >= FEWEST_VALUES else None,
+                    target_calls=float(calls["target_calls"]),
+                    draft_calls=float(calls["draft_calls"]),
+                )
             )
         return rows, seconds
 
 
-def _ratios(seconds: Seconds, slower: str, faster: str) -> list[float]:
-    return [ours / theirs for ours, theirs in zip(seconds[slower], seconds[faster], strict=True)]
+def _answers_by(decoder: SpeculativeDecoder, num_beams: int) -> Callable[[RequestBatch], Decoded]:
+    def answer(batch: RequestBatch) -> Decoded:
+        decoded = decoder(batch.prompts, batch.prompt_mask, num_beams)
+        decoded.leaves.tolist()  # waits for the device
+        return decoded
 
-
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the median that goes with the sign test; exact for any distribution.
-
-    >>> median_interval([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 9.0])
-    (1.1, 1.7)
-
-    Raises:
-        ValueError: with fewer than six values, which have no such interval.
-    """
-    count, left_out, tail = len(values), 0, 0.5 ** len(values)
-    while tail <= 0.025:  # the chance that so few values lie below the median
-        left_out += 1
-        tail += math.comb(count, left_out) / 2**count
-    if left_out == 0:
-        raise ValueError(f"{count} values have no 95 % interval of their median; expected {FEWEST_RATIOS} or more")
-    ordered = sorted(values)
-    return ordered[left_out - 1], ordered[-left_out]
+    return answer
 
 
 def choose(seconds: Seconds) -> str:
-    """Return the fastest candidate, or the simplest (first) one that it does not beat for certain.
+    """Return the fastest candidate, or the simplest (first) one that it does not certainly beat.
 
     >>> plain = [1.0, 1.1, 1.0, 1.2, 1.1, 1.0]
     >>> choose({"plain": plain, "sometimes": [0.5, 0.5, 0.5, 0.5, 0.5, 1.3], "always": [0.9, 1.0, 0.9, 1.1, 1.0, 0.9]})
@@ -242,59 +205,5 @@ def choose(seconds: Seconds) -> str:
     >>> choose({"plain": plain, "always": [0.9, 1.0, 0.9, 1.1, 1.0, 0.9]})
     'always'
     """
-    fastest = min(seconds, key=lambda name: statistics.median(_ratios(seconds, name, PLAIN)))
-    return next(name for name in seconds if median_interval(_ratios(seconds, name, fastest))[0] <= 1)
-
-
-def spec_of(drafter: Drafter) -> dict[str, Any]:
-    """Return what a config says of a drafter: its class, and all its settings, so that none of another's stays."""
-    settings = {name: getattr(drafter, name) for name in inspect.signature(type(drafter)).parameters}
-    return {"class_path": type(drafter).__name__, "init_args": settings}
-
-
-def overlay_of(drafter: Drafter, conclusion: str) -> str:
-    """Return the YAML of an overlay for ``configs/recommend.yaml``."""
-    content = {"model": {"init_args": {"drafter": spec_of(drafter), "verifier": {"class_path": "StrictTopK"}}}}
-    return (
-        f"# {conclusion}\n"
-        "# python -m atspeed test --config configs/recommend.yaml --config <this file> …\n" + OmegaConf.to_yaml(content)
-    )
-
-
-def _conclusion(result: dict[str, Any]) -> str:
-    setting, final = result["setting"], [row for row in result["rows"] if row["round"] == "final"]
-    chosen = next(row for row in final if row["candidate"] == result["chosen"])
-    where = f"K = {setting['num_beams']}, batches of {setting['batch_size']}, {result['environment']['device']}"
-    if result["chosen"] == PLAIN:
-        return f"{PLAIN}: no candidate was faster for certain ({where})"
-    low, high = chosen["interval"]
-    return (
-        f"{result['chosen']}: {chosen['speedup_vs_plain']:.2f} times as fast as plain beam search, 95 % interval "
-        f"{low:.2f} to {high:.2f} ({where})"
-    )
-
-
-def _table(result: dict[str, Any]) -> Table:
-    setting = result["setting"]
-    title = f"{setting['source']}, {setting['requests']} validation users, strict: time of a batch against plain's"
-    table = Table(title=title, caption=f"chosen: {_conclusion(result)}")
-    for name in ("round", "candidate"):
-        table.add_column(name)
-    for name in ("batches", "median ms", "vs plain", "95 % interval", "target calls", "draft calls"):
-        table.add_column(name, justify="right")
-    for row in result["rows"]:
-        if row["round"] == "final" and row["candidate"] == PLAIN:
-            table.add_section()
-        interval = "–" if row["interval"] is None else "{:.2f} to {:.2f}".format(*row["interval"])
-        table.add_row(
-            row["round"],
-            row["candidate"],
-            str(row["batches"]),
-            f"{row['latency_ms']:.1f}",
-            f"{row['speedup_vs_plain']:.2f}",
-            interval,
-            f"{row['target_calls']:.2f}",
-            f"{row['draft_calls']:.2f}",
-            style="bold" if (row["round"], row["candidate"]) == ("final", result["chosen"]) else None,
-        )
-    return table
+    fastest = min(seconds, key=lambda name: median_ratio(seconds[name], seconds[PLAIN]))
+    return next(name for name in seconds if median_interval(ratios(seconds[name], seconds[fastest]))[0] <= 1)

@@ -1,4 +1,4 @@
-"""The compact vocabulary: three special tokens and the catalog's codes, nothing else."""
+"""The compact vocabulary: three special tokens and the catalog's codes."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,8 +16,17 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<sep>")
 class Vocabulary:
     """Token ids of the special tokens (0, 1, 2) and of the catalog's codes (3 and up, in the given order).
 
-    It is saved beside an exported model as an ordinary Hugging Face tokenizer, so that ``AutoTokenizer`` reads a
-    prompt such as ``<bos> <a_1> <b_7> <sep>`` and so that a model is never run on another catalog's codes.
+    :meth:`save` writes it beside an exported model as an ordinary Hugging Face tokenizer. So ``AutoTokenizer`` reads a
+    prompt such as ``<bos> <a_1> <b_7> <sep>``, and a model is never run on another catalog's codes.
+
+    Args:
+        codes: the codes as they are written, each once.
+
+    Attributes:
+        words: special tokens and codes by token id.
+
+    Raises:
+        ValueError: if a code repeats or equals a special token.
 
     >>> vocabulary = Vocabulary(["<a_0>", "<b_0>"])
     >>> len(vocabulary), vocabulary.token("<b_0>")
@@ -59,7 +68,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabulary":
-        """Read what :meth:`save` wrote; raise ``ValueError`` if the folder's tokenizer is none of ours."""
+        """Read what :meth:`save` wrote; raise ``ValueError`` if the folder has another tokenizer or none."""
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise ValueError(f"{folder} has no tokenizer.json, so its vocabulary is not the catalog's")

@@ -1,8 +1,9 @@
-"""Interactions, their splits, batches and loaders."""
+"""Interactions, their splits, examples, batches and loaders."""
 
 from atspeed.data.batches import RequestBatch, SequenceBatch
 from atspeed.data.datamodule import RecommendationData
 from atspeed.data.interactions import Interactions
+from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources import AtSpeedLayout, EmbeddedCatalog, InteractionSource
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "EmbeddedCatalog",
     "InteractionSource",
     "Interactions",
+    "ItemSequences",
     "RecommendationData",
     "RequestBatch",
     "SequenceBatch",

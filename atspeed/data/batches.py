@@ -1,4 +1,4 @@
-"""Batches, and the sampler that keeps their padding small."""
+"""Batches: examples, encoded and padded."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -8,28 +8,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from atspeed.catalog.vocabulary import PAD
+from atspeed.data.examples import RequestExample, SequenceExample
 from atspeed.prompts.compact import IGNORED, CompactPrompt
 
 BatchType = TypeVar("BatchType", covariant=True)
-ValueType = TypeVar("ValueType")
-
-
-def evenly_spread(values: Sequence[ValueType], count: int) -> list[ValueType]:
-    """Return ``count`` of the values, evenly spread and in their order; all if there are not more.
-
-    >>> evenly_spread("abcdef", 3)
-    ['a', 'c', 'e']
-    """
-    count = min(count, len(values))
-    return [values[place * len(values) // count] for place in range(count)]
 
 
 class SequenceBatch(NamedTuple):
-    """Histories to be learnt.
+    """Histories to learn from.
 
     Attributes:
         tokens: padded on the right, ``[B, P]``, int64.
-        labels: -100 where there is none, ``[B, P]``, int64.
+        labels: -100 where a position has no label, ``[B, P]``, int64.
         users: row of each user in the data set, ``[B]``, int64.
     """
 
@@ -44,9 +34,9 @@ class RequestBatch(NamedTuple):
     Attributes:
         users: row of each user in the data set, ``[B]``, int64.
         prompts: tokens, padded on the left, ``[B, P]``, int64.
-        prompt_mask: True where a token is no padding, ``[B, P]``, bool.
+        prompt_mask: False at padding, ``[B, P]``, bool.
         truth: item indices that came next, padded with -1, ``[B, R]``, int64.
-        rows: place of each request among those of its split, ``[B]``, int64.
+        rows: index of each request in its split, ``[B]``, int64.
     """
 
     users: Tensor
@@ -54,23 +44,6 @@ class RequestBatch(NamedTuple):
     prompt_mask: Tensor
     truth: Tensor
     rows: Tensor
-
-
-class SequenceExample(NamedTuple):
-    """Items of a user to learn from; ``last_only``: only the last one is a label."""
-
-    user: int
-    items: Sequence[int]
-    last_only: bool
-
-
-class RequestExample(NamedTuple):
-    """A user's history, the items that came next, and the request's place among those of its split."""
-
-    user: int
-    history: Sequence[int]
-    truth: Sequence[int]
-    row: int
 
 
 def collate_sequences(examples: Sequence[SequenceExample], prompt: CompactPrompt) -> SequenceBatch:
@@ -101,11 +74,11 @@ def collate_requests(examples: Sequence[RequestExample], prompt: CompactPrompt) 
 
 
 class BatchedDataset(Dataset, Generic[BatchType]):
-    """Examples, indexed by a *list* of positions that becomes one batch (a loader with ``batch_size=None``)."""
+    """Batches, indexed by the *list* of their examples' indices (for a loader with ``batch_size=None``)."""
 
     def __init__(self, examples: Sequence, collate: Callable[[Sequence], BatchType]) -> None:
         self.examples = examples
         self.collate = collate
 
-    def __getitem__(self, positions: list[int]) -> BatchType:
-        return self.collate([self.examples[position] for position in positions])
+    def __getitem__(self, indices: list[int]) -> BatchType:
+        return self.collate([self.examples[index] for index in indices])

@@ -1,7 +1,6 @@
 """Speculative beam search over a catalog; no Lightning and no data sets in here.
 
-Shapes: ``B`` requests, ``K`` beams, ``N`` draft beams, ``T`` tree nodes, ``S`` cache slots, ``W`` candidates, ``L``
-levels, ``M`` trie nodes, ``V`` tokens.
+The shape letters are those of :mod:`atspeed`.
 """
 
 from atspeed.decoding.beams import Beams, next_beams

@@ -10,14 +10,14 @@ from atspeed.decoding.trie import ROOT, ItemTrie
 
 
 class Beams(NamedTuple):
-    """Where the search of a batch of requests stands: prefixes to go on with, and whole semantic IDs found so far.
+    """Where the search of a batch of requests stands: prefixes to extend, and complete semantic IDs found so far.
 
     Both are best first, and padded with the root at minus infinity.
 
     Attributes:
         nodes: the prefixes, ``[B, K]``, int64, at the start ``[B, 1]``; all of a request are equally deep.
         scores: sum of the log-probabilities of a prefix's codes, float32, of the same shape.
-        leaves: the whole semantic IDs, ``[B, K]``, int64.
+        leaves: the complete semantic IDs, ``[B, K]``, int64.
         leaf_scores: their scores, ``[B, K]``, float32.
         depth: of the prefixes, ``[B]``, int64.
     """
@@ -62,35 +62,57 @@ class Beams(NamedTuple):
 
 
 def select_top(nodes: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Return the ``width`` best of ``[B, W]`` candidates and their scores, best first; ties go to the smaller node.
+    """Return the ``width`` best of some candidates, best first; ties go to the smaller node.
 
-    Scores are at most 0; candidates of minus infinity are padding, and the root fills up what is missing. Score and
-    node are packed into one integer that orders as they do, so that one ``topk`` finds both, whatever the order.
+    Score and node are packed into one integer that orders as the pair does, so that one ``topk`` finds both. The bits
+    of a float that is not negative order as the float, so the upper half of a key is the negated score::
+
+        score    node    key (upper half, lower half)
+        -0.5     5       3F000000 00000005    0.5: the best
+        -1.0     4       3F800000 00000004    1.0, and the smaller node of the two
+        -1.0     7       3F800000 00000007
+        -inf     0       7F800000 00000000    padding: always last
+
+    Scores are log-probabilities; one that rounding lifted above 0 counts as 0, so that the order holds for any input.
+
+    Args:
+        nodes: ``[B, W]``, int64, below 2³².
+        scores: ``[B, W]``, float32; candidates of minus infinity are padding.
+        width: how many to select.
+
+    Returns:
+        nodes and scores, ``[B, width]``, padded with the root at minus infinity.
     """
     missing = width - nodes.shape[1]
     if missing > 0:
         nodes = torch.nn.functional.pad(nodes, (0, missing), value=ROOT)
         scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
-    keys = scores.abs().view(torch.int32).long() << 32  # the bits of floats that are not negative order as the floats
+    keys = scores.clamp(max=0).abs().view(torch.int32).long() << 32
     keys += nodes.masked_fill(scores == -torch.inf, ROOT)
     keys = keys.topk(width, dim=1, largest=False).values
     return keys & 0xFFFFFFFF, (keys >> 32).int().view(torch.float32).neg()
 
 
 def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -> Beams:
-    """Return the beams one code further, given candidates for it, best first, ``[B, W ≥ K]``.
+    """Return the beams one code further, given candidates for it, best first, K or more.
 
-    As in ``transformers.generate``, what ends among the first K candidates is a result, and the K best that go on are
-    the new prefixes.
+    As in ``transformers.generate``, what ends among the first K candidates is a result, and the K best others are the
+    new prefixes.
+
+    Args:
+        beams: the beams so far.
+        trie: the catalog.
+        nodes: candidates, ``[B, W]``, int64.
+        scores: theirs, ``[B, W]``, float32.
     """
     width = beams.width
     if trie.has_one_length:  # all candidates of a request end or none does, so nothing is to be merged
-        goes_on = Beams(nodes[:, :width], scores[:, :width], beams.leaves, beams.leaf_scores, beams.depth + 1)
-        if not (ends := goes_on.depth == trie.num_levels).any():
-            return goes_on
-        root, nothing = torch.full_like(goes_on.nodes, ROOT), torch.full_like(goes_on.scores, -torch.inf)
-        ended = Beams(root, nothing, goes_on.nodes, goes_on.scores, goes_on.depth)
-        return ended.where(ends, goes_on)
+        extended = Beams(nodes[:, :width], scores[:, :width], beams.leaves, beams.leaf_scores, beams.depth + 1)
+        if not (ends := extended.depth == trie.num_levels).any():
+            return extended
+        root, nothing = torch.full_like(extended.nodes, ROOT), torch.full_like(extended.scores, -torch.inf)
+        ended = Beams(root, nothing, extended.nodes, extended.scores, extended.depth)
+        return ended.where(ends, extended)
     ends = trie.is_leaf(nodes)
     leaves = select_top(
         torch.cat([beams.leaves, nodes[:, :width]], dim=1),

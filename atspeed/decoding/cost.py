@@ -2,55 +2,60 @@
 
 import statistics
 import time
-from weakref import WeakKeyDictionary
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from atspeed.decoding.forward import WantedChildren, child_log_probs
+
 PROMPT_LENGTH = 64
 LARGEST = 1024
 REPEATS = 5
-_seconds: WeakKeyDictionary[PreTrainedModel, dict[tuple[torch.device, int], float]] = WeakKeyDictionary()
+_MEASURED = "_atspeed_call_seconds"  # attribute of a model: (device, nodes) → seconds
 
 
 def measure_budget(model: PreTrainedModel, extra_cost: float) -> int:
     """Return the largest number of nodes whose call costs at most ``1 + extra_cost`` times a call for one node.
 
-    Calls for 1, 2, 4, … 1024 nodes after a prompt of 64 tokens are timed, until one costs more; each size once for a
-    model on its device.
+    Calls for 1, 2, 4, … 1024 nodes after a prompt of 64 tokens are timed, until one costs more. What was measured is
+    kept on the model, so that each size is timed once for a model on its device.
     """
     budget = 1
-    while budget < LARGEST and _cost(model, 2 * budget) <= (1 + extra_cost) * _cost(model, 1):
+    while budget < LARGEST and _seconds(model, 2 * budget) <= (1 + extra_cost) * _seconds(model, 1):
         budget *= 2
     return budget
 
 
-def _cost(model: PreTrainedModel, size: int) -> float:
+def _seconds(model: PreTrainedModel, size: int) -> float:
     """Return the median seconds of a call for ``size`` nodes."""
-    seconds = _seconds.setdefault(model, {})
-    if (model.device, size) not in seconds:
-        seconds[model.device, size] = _measure(model, size)
-    return seconds[model.device, size]
+    measured = getattr(model, _MEASURED, None)
+    if measured is None:
+        measured = {}
+        setattr(model, _MEASURED, measured)
+    if (model.device, size) not in measured:
+        measured[model.device, size] = _measure(model, size)
+    return measured[model.device, size]
 
 
 @torch.inference_mode()
 def _measure(model: PreTrainedModel, size: int) -> float:
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", PROMPT_LENGTH + 1)
     prompt = min(PROMPT_LENGTH, longest - 1)
-    cache = DynamicCache()
+    past = DynamicCache()
 
-    def call(count: int, past: int) -> float:
-        places = torch.arange(past, past + count, device=model.device).clamp(max=prompt)[None]
-        mask = torch.zeros(1, 1, count, past + count, dtype=model.dtype, device=model.device)
-        tokens = torch.zeros_like(places)
+    def call(count: int, seen: int) -> float:
+        positions = torch.arange(seen, seen + count, device=model.device).clamp(max=prompt)[None]
+        tokens = torch.zeros_like(positions)
+        mask = torch.ones(1, count, seen + count, dtype=torch.bool, device=model.device)
+        wanted = WantedChildren(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
         start = time.perf_counter()
-        output = model(input_ids=tokens, position_ids=places, attention_mask=mask, past_key_values=cache)
-        output.logits[0, -1, 0].item()  # waits for the device
+        log_probs = child_log_probs(model, past, tokens, positions, mask, wanted, count, "vocabulary")
+        log_probs[0, -1].item()  # waits for the device
         return time.perf_counter() - start
 
     call(prompt, 0)
     seconds = []
     for _ in range(1 + REPEATS):
         seconds.append(call(size, prompt))
-        cache.crop(-size)
+        past.crop(-size)
     return statistics.median(seconds[1:])  # the first one warms up

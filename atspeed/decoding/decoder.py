@@ -1,4 +1,4 @@
-"""The speculative loop: draft, one target call, verify."""
+"""What a caller holds: models, catalog, drafter and verifier, ready to answer batches of requests."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,9 @@ from transformers import PreTrainedModel
 
 from atspeed.decoding.drafters.drafter import Drafter
 from atspeed.decoding.filters import ItemFilter
-from atspeed.decoding.scorer import Normalize, PrefixScorer
+from atspeed.decoding.forward import Normalize
+from atspeed.decoding.probe import ensure_tree_attention
+from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.search import Decoded, search
 from atspeed.decoding.trie import ItemTrie
 from atspeed.decoding.verifiers.strict_top_k import StrictTopK
@@ -23,9 +25,13 @@ class SpeculativeDecoder:
         verifier: what is accepted; strict if not given.
         draft: the model of a drafter that needs one; it must share the target's vocabulary.
         normalize: of the target's scores; see :class:`PrefixScorer`. The draft's are over legal codes in any case.
+        max_prompt_tokens: tokens of the longest prompt to come; the models are probed at this length before anything
+            else happens (:mod:`atspeed.decoding.probe`). Without it they are probed at the first prompt, and again
+            before a longer one is answered.
 
     Raises:
-        ValueError: if the drafter needs a draft and there is none, or the vocabularies differ.
+        ValueError: if the drafter needs a draft and there is none, the vocabularies differ, or a model cannot take a
+            tree attention mask.
     """
 
     def __init__(
@@ -36,6 +42,7 @@ class SpeculativeDecoder:
         verifier: Verifier | None = None,
         draft: PreTrainedModel | None = None,
         normalize: Normalize = "vocabulary",
+        max_prompt_tokens: int | None = None,
     ) -> None:
         if drafter.needs_draft and draft is None:
             raise ValueError(f"{type(drafter).__name__} needs a draft model; give one, or choose TrieDrafter")
@@ -49,7 +56,14 @@ class SpeculativeDecoder:
         self.draft = draft if drafter.needs_draft else None
         self.normalize = normalize
         self.use_catalog(trie)
+        if max_prompt_tokens is not None:
+            self._probe(max_prompt_tokens)
         drafter.prepare(target)
+
+    def _probe(self, prompt_tokens: int) -> None:
+        for model in (self.target, self.draft):
+            if model is not None:
+                ensure_tree_attention(model, prompt_tokens, self.trie.num_levels)
 
     def use_catalog(self, trie: ItemTrie) -> None:
         """Answer later requests from another catalog, with the same models; requests under way keep theirs.
@@ -85,9 +99,10 @@ class SpeculativeDecoder:
             generator: of the random numbers of a sampling verifier, on the target's device; torch's own if not given.
 
         Raises:
-            ValueError: if ``num_beams`` is less than 1, the prompts are too long for a model's sliding window, or the
-                filter does not fit the catalog or the batch.
+            ValueError: if ``num_beams`` is less than 1, a model cannot take a tree attention mask after prompts of
+                this length, or the filter does not fit the catalog or the batch.
         """
+        self._probe(prompts.shape[1])
         allowed = item_filter.node_mask(self.trie, len(prompts)) if item_filter else None
         request = self.trie, prompts, prompt_mask
         target = PrefixScorer(self.target, *request, self.normalize, allowed)

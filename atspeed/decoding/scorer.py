@@ -1,47 +1,58 @@
 """Log-probabilities of trie nodes under a causal language model, each prefix scored once."""
 
-from typing import Literal, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from atspeed.decoding.forward import Normalize, WantedChildren, child_log_probs
+from atspeed.decoding.indexing import index_of
 from atspeed.decoding.trie import ROOT, ItemTrie, Spans
 
-Normalize = Literal["vocabulary", "allowed"]
+UNUSED = -1  # node of a slot that holds nothing
 
 
 class ScoredPrefixes:
     """Prefixes whose children's log-probabilities are known, for a batch of requests.
+
+    A table of slots, and one list of log-probabilities that the slots point into. Here for one request that has scored
+    the root (children 1 and 2), node 2 (children 5, 6 and 7), and has one slot of padding::
+
+        nodes              0         2              -1
+        first_child        1         3              6          where the children of a slot begin
+        child_log_probs    -inf | -0.7 -0.8 | -1.2 -0.9 -1.3
+        index              0      1    2      3    4    5
+
+    Index 0 stands for every child whose log-probability is not known.
 
     Args:
         trie: the catalog.
         batch_size: number of requests, ``B``.
 
     Attributes:
-        nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``.
+        nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``, int64.
     """
 
     def __init__(self, trie: ItemTrie, batch_size: int) -> None:
         device = trie.token.device
         self.trie = trie
         self.nodes = torch.empty(batch_size, 0, dtype=torch.long, device=device)
-        # Log-probabilities of the children of all slots, [B, E]; the first one stands for all that are not known.
-        self._edges = torch.full((batch_size, 1), -torch.inf, device=device)
-        self._first_edge = self.nodes  # where the children of a slot begin, [B, S]
+        self._first_child = self.nodes  # [B, S], int64
+        self._child_log_probs = torch.full((batch_size, 1), -torch.inf, device=device)  # [B, E], float32
 
     @classmethod
-    def from_edges(cls, trie: ItemTrie, nodes: Tensor, valid: Tensor, edges: Tensor) -> Self:
-        """Make the table from what :meth:`edges` returned for the same nodes; shapes as there."""
+    def from_child_log_probs(cls, trie: ItemTrie, nodes: Tensor, valid: Tensor, log_probs: Tensor) -> Self:
+        """Make the table from what :meth:`child_log_probs` returned for the same nodes; shapes as there."""
         table = cls(trie, len(nodes))
-        table._append(nodes, valid, trie.children(nodes, valid), edges)
+        table._append(nodes, valid, trie.children(nodes, valid), log_probs)
         return table
 
-    def edges(self, nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def child_log_probs(self, nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-probabilities of the children of nodes in one list, in the order of their parents.
 
         Args:
-            nodes: ``[B, S]``.
+            nodes: ``[B, S]``, int64.
             valid: False where a node is padding, ``[B, S]``, bool.
 
         Returns:
@@ -50,17 +61,17 @@ class ScoredPrefixes:
         spans = self.trie.children(nodes, valid)
         return self.log_probs(spans.values), spans.mask
 
-    def _append(self, nodes: Tensor, valid: Tensor, spans: Spans, edges: Tensor) -> None:
+    def _append(self, nodes: Tensor, valid: Tensor, spans: Spans, log_probs: Tensor) -> None:
         """Append slots for ``nodes`` ``[B, T]`` and their children's log-probabilities ``[B, W]``."""
-        self._first_edge = torch.cat([self._first_edge, self._edges.shape[1] + spans.start], dim=1)
-        self._edges = torch.cat([self._edges, edges], dim=1)
-        self.nodes = torch.cat([self.nodes, torch.where(valid, nodes, -1)], dim=1)
+        self._first_child = torch.cat([self._first_child, self._child_log_probs.shape[1] + spans.start], dim=1)
+        self._child_log_probs = torch.cat([self._child_log_probs, log_probs], dim=1)
+        self.nodes = torch.cat([self.nodes, torch.where(valid, nodes, UNUSED)], dim=1)
 
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the children of nodes and their log-probabilities given the node.
 
         Args:
-            nodes: ``[B, K]``.
+            nodes: ``[B, K]``, int64.
 
         Returns:
             children, ``[B, K, C]``, int64, root where there is none; and float32 log-probabilities of the same shape:
@@ -68,12 +79,12 @@ class ScoredPrefixes:
             of a node that has not been scored. C is the largest number of children.
         """
         count = self.trie.num_children[nodes][..., None]
-        place = torch.arange(int(count.max()) if count.numel() else 0, device=nodes.device)
-        exists = place < count  # [B, K, C]
-        slot, scored = self._slot(nodes)
-        edge = (self._first_edge.gather(1, slot)[..., None] + place) * (exists & scored[..., None])
-        children = (self.trie.first_child[nodes][..., None] + place) * exists
-        return children, self._edges.gather(1, edge.flatten(1)).view(edge.shape)
+        offset = torch.arange(int(count.max()) if count.numel() else 0, device=nodes.device)
+        exists = offset < count  # [B, K, C]
+        slot, scored = index_of(nodes, self.nodes)
+        index = (self._first_child.gather(1, slot)[..., None] + offset) * (exists & scored[..., None])
+        children = (self.trie.first_child[nodes][..., None] + offset) * exists
+        return children, self._child_log_probs.gather(1, index.flatten(1)).view(index.shape)
 
     def log_probs(self, nodes: Tensor) -> Tensor:
         """Return the log-probability of each node given its parent: ``[B, K]``, float32; the root's is 0.
@@ -81,31 +92,57 @@ class ScoredPrefixes:
         Minus infinity where the parent has not been scored.
         """
         parents = self.trie.parent[nodes]
-        slot, scored = self._slot(parents)
-        place = self._first_edge.gather(1, slot) + nodes - self.trie.first_child[parents]
-        return self._edges.gather(1, place * scored).masked_fill(nodes == ROOT, 0)
+        slot, scored = index_of(parents, self.nodes)
+        index = self._first_child.gather(1, slot) + nodes - self.trie.first_child[parents]
+        return self._child_log_probs.gather(1, index * scored).masked_fill(nodes == ROOT, 0)
 
     def is_scored(self, nodes: Tensor) -> Tensor:
         """Return which nodes have been scored: ``[B, K]`` → bool of the same shape."""
         return (self.nodes[:, None] == nodes[..., None]).any(2)
 
-    def _slot(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slots of nodes and whether they have one, ``[B, K]`` each."""
-        slot_is_node = self.nodes[:, None] == nodes[..., None]  # [B, K, S]
-        scored, slot = slot_is_node.max(2)
-        return slot, scored
+    def keep(self, rows: Tensor) -> None:
+        """Drop all requests but those at ``rows`` (int64)."""
+        self.nodes, self._first_child = self.nodes[rows], self._first_child[rows]
+        self._child_log_probs = self._child_log_probs[rows]
+
+
+class _Call(NamedTuple):
+    """What goes into one forward pass.
+
+    Attributes:
+        tokens: ``[B, Q]``, int64.
+        positions: ``[B, Q]``, int64.
+        mask: True where a token sees a prompt token or a slot, ``[B, Q, P + S]``, bool.
+        nodes: the nodes whose children are wanted, those of the last T tokens, ``[B, T]``, int64.
+        valid: which of them are scored, ``[B, T]``, bool.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    nodes: Tensor
+    valid: Tensor
 
 
 class PrefixScorer(ScoredPrefixes):
     """Scores the children of prefixes, for a batch of prompts, under one model.
 
     A scored node keeps its slot of the key-value cache, whatever order nodes come in: the tree attention mask, not the
-    place in the cache, says who sees it. So draft trees, verification, corrections and plain beam search are all
+    index of a slot, says who sees it. So draft trees, verification, corrections and plain beam search are all
     :meth:`score` calls, and no prefix goes through the model twice. The work stays differentiable unless the caller
     turns gradients off, so that alignment packs a tree of sequences into one forward pass the same way.
 
+    The mask of a second call that scores nodes 7 and 3, a child and a grandchild of node 1, after a first one that
+    scored the prompt and nodes 2 and 1 (``x``: is seen; 7 is a child of 3)::
+
+        slot           prompt    2  1  7  3
+        node 7         x x x     .  x  x  x
+        node 3         x x x     .  x  .  x
+        position 7: prompt length + 2, position 3: prompt length + 1
+
     Args:
-        model: any Hugging Face causal language model that takes a 4-D attention mask and ``position_ids``.
+        model: a Hugging Face causal language model that takes a 4-D attention mask and ``position_ids``
+            (:mod:`atspeed.decoding.probe` finds out).
         trie: the catalog; on the model's device.
         prompts: tokens, padded on the left, ``[B, P]``, int64.
         prompt_mask: True where a token is no padding, ``[B, P]``, bool.
@@ -114,8 +151,9 @@ class PrefixScorer(ScoredPrefixes):
         allowed: nodes that a request may use, ``[B, M]``, bool; all if not given.
 
     Attributes:
-        nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``; the first slot is the root's.
-        calls: forward passes made for each request, ``[B]``.
+        nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``; the first slot is the root's, whose
+            children follow the prompt's last token.
+        calls: forward passes made for each request, ``[B]``, int64.
 
     Raises:
         ValueError: if the model has a sliding attention window shorter than a prompt and a semantic ID.
@@ -130,7 +168,7 @@ class PrefixScorer(ScoredPrefixes):
         normalize: Normalize = "vocabulary",
         allowed: Tensor | None = None,
     ) -> None:
-        _check_window(model, prompts.shape[1] + trie.num_levels)
+        check_window(model, prompts.shape[1] + trie.num_levels)
         super().__init__(trie, len(prompts))
         self.model = model
         self.prompts = prompts
@@ -142,45 +180,49 @@ class PrefixScorer(ScoredPrefixes):
         self.calls = torch.zeros_like(prompts[:, 0])
         self._prompt_length = prompt_mask.sum(1, keepdim=True)
 
+    @property
+    def _has_prompt(self) -> bool:
+        """Whether the prompt has gone through the model."""
+        return self.nodes.shape[1] > 0
+
     def score(self, nodes: Tensor, always: bool = False) -> None:
         """Score the children of nodes, and of the root, in at most one forward pass.
 
         Args:
-            nodes: ``[B, T]``; root entries are padding. Leaves, nodes scored before and nodes that a request does not
-                allow are passed over. A node whose ancestors are neither scored nor in ``nodes`` is not scored (it
-                would not see its whole prefix).
+            nodes: ``[B, T]``, int64; root entries are padding. Leaves, nodes scored before and nodes that a request
+                does not allow are skipped. A node whose ancestors are neither scored nor in ``nodes`` is not scored
+                (it would not see its complete prefix).
             always: make the forward pass also if nothing is left to score: under a strategy that gathers a model's
                 shards at each pass, all processes must make the same number of them.
         """
         nodes = self._unscored(nodes)
-        first = self.nodes.shape[1] == 0
-        if not first and nodes.shape[1] == 0:
+        if self._has_prompt and nodes.shape[1] == 0:
             if not always:
                 return
             nodes = torch.full_like(self.prompts[:, :1], ROOT)
-        is_node, depth = nodes != ROOT, self.trie.depth(nodes)
-        tokens, positions = self.trie.token[nodes], self._prompt_length + depth - 1
-        in_cache = torch.cat([self.nodes[:, 1:], torch.where(is_node, nodes, -1)], dim=1)  # [B, S - 1 + T]
-        tree_mask = (self.trie.path(nodes)[..., None] == in_cache[:, None, None]).any(2)  # [B, T, S - 1 + T]
-        is_node &= tree_mask.sum(2) == depth  # it sees itself and every ancestor
-        mask = torch.cat([self.prompt_mask[:, None].expand(-1, nodes.shape[1], -1), tree_mask], dim=2)
-        if first:
-            tokens = torch.cat([self.prompts, tokens], dim=1)
-            positions = torch.cat([(self.prompt_mask.cumsum(1) - 1).clamp(min=0), positions], dim=1)
-            mask = torch.cat([self._prompt_attention(in_cache.shape[1]), mask], dim=1)
-            nodes = torch.nn.functional.pad(nodes, (1, 0), value=ROOT)
-            is_node = torch.nn.functional.pad(is_node, (1, 0), value=True)
-        logits = self._forward(tokens, positions, mask, keep=nodes.shape[1])
-        self._keep_children(nodes, is_node, logits)
-        self.calls += is_node.any(1)
+        call = self._tree_call(nodes)
+        if not self._has_prompt:
+            call = self._after_prompt(call)
+        spans = self.trie.children(call.nodes, call.valid)
+        legal = spans.mask
+        if self.allowed is not None:
+            legal = legal & self.allowed.gather(1, spans.values)
+        wanted = WantedChildren(spans.source, self.trie.token[spans.values], legal)
+        log_probs = child_log_probs(
+            self.model, self.cache, *call[:3], wanted, num_parents=call.nodes.shape[1], normalize=self.normalize
+        )
+        self._append(call.nodes, call.valid, spans, log_probs)
+        self.calls += call.valid.any(1)
 
     def keep(self, rows: Tensor) -> None:
         """Drop all requests but those at ``rows`` (int64)."""
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value[rows])
-        if self.nodes.shape[1]:
+        if self._has_prompt:
             self.cache.batch_select_indices(rows)
+        super().keep(rows)
+        self.prompts, self.prompt_mask = self.prompts[rows], self.prompt_mask[rows]
+        self.calls, self._prompt_length = self.calls[rows], self._prompt_length[rows]
+        if self.allowed is not None:
+            self.allowed = self.allowed[rows]
 
     def _unscored(self, nodes: Tensor) -> Tensor:
         """Return what is left to score, each node once, root-padded at the end; ``[B, T]`` → ``[B, T' ≤ T]``."""
@@ -194,56 +236,49 @@ class PrefixScorer(ScoredPrefixes):
         nodes = nodes.sort(1, descending=True).values
         return nodes[:, : int((nodes != ROOT).sum(1).max())]
 
-    def _prompt_attention(self, num_slots: int) -> Tensor:
-        """Causal attention among prompt tokens, which see no slot: ``[B, P, P + num_slots]``.
+    def _tree_call(self, nodes: Tensor) -> _Call:
+        """Return the inputs for new nodes ``[B, T]``, each of which sees the prompt, its ancestors and itself."""
+        is_node, depth = nodes != ROOT, self.trie.depth(nodes)
+        # the root's slot has no key and value of its own: its children follow the prompt's last token
+        in_cache = torch.cat([self.nodes[:, 1:], torch.where(is_node, nodes, UNUSED)], dim=1)  # [B, S - 1 + T]
+        tree_mask = (self.trie.path(nodes)[..., None] == in_cache[:, None, None]).any(2)  # [B, T, S - 1 + T]
+        prompt_mask = self.prompt_mask[:, None].expand(-1, nodes.shape[1], -1)  # [B, T, P]
+        sees_its_prefix = tree_mask.sum(2) == depth  # itself and every ancestor
+        return _Call(
+            tokens=self.trie.token[nodes],
+            positions=self._prompt_length + depth - 1,
+            mask=torch.cat([prompt_mask, tree_mask], dim=2),
+            nodes=nodes,
+            valid=is_node & sees_its_prefix,
+        )
+
+    def _after_prompt(self, call: _Call) -> _Call:
+        """Put the prompt, whose last token scores the root, before a call's nodes."""
+        positions = (self.prompt_mask.cumsum(1) - 1).clamp(min=0)
+        return _Call(
+            tokens=torch.cat([self.prompts, call.tokens], dim=1),
+            positions=torch.cat([positions, call.positions], dim=1),
+            mask=torch.cat([self._prompt_attention(call.nodes.shape[1]), call.mask], dim=1),
+            nodes=torch.nn.functional.pad(call.nodes, (1, 0), value=ROOT),
+            valid=torch.nn.functional.pad(call.valid, (1, 0), value=True),
+        )
+
+    def _prompt_attention(self, num_nodes: int) -> Tensor:
+        """Causal attention among prompt tokens, which see no node: ``[B, P, P + T]``, bool.
 
         Padding sees itself, so that no softmax is over nothing.
         """
         length = self.prompts.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.prompts.device).tril()
         itself = torch.eye(length, dtype=torch.bool, device=self.prompts.device)
-        return torch.nn.functional.pad(causal & self.prompt_mask[:, None] | itself, (0, num_slots))
-
-    def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, keep: int) -> Tensor:
-        """Return the last ``keep`` positions' logits of one model call; ``mask`` ``[B, Q, P + S]``, True: looks at."""
-        dtype = self.model.dtype
-        bias = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
-        output = self.model(
-            input_ids=tokens,
-            position_ids=positions,
-            attention_mask=bias[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
-        return output.logits
-
-    def _keep_children(self, nodes: Tensor, valid: Tensor, logits: Tensor) -> None:
-        """Append slots for ``nodes`` ``[B, T]`` and their children's log-probabilities; logits ``[B, T, V]``."""
-        logits = logits.float()
-        spans = self.trie.children(nodes, valid)
-        legal = spans.mask
-        if self.allowed is not None:
-            legal = legal & self.allowed.gather(1, spans.values)
-        if self.normalize == "vocabulary":
-            logits = logits.log_softmax(2)
-        edges = logits.flatten(1).gather(1, spans.source * logits.shape[2] + self.trie.token[spans.values])  # [B, W]
-        if self.normalize == "allowed":
-            normaliser = _logsumexp_by(spans.source, edges.masked_fill(~legal, -torch.inf), nodes.shape[1])
-            edges = (edges - normaliser.gather(1, spans.source)).clamp(max=0)  # rounding may lift a certain child above
-        self._append(nodes, valid, spans, edges.masked_fill(~legal, -torch.inf))
+        return torch.nn.functional.pad(causal & self.prompt_mask[:, None] | itself, (0, num_nodes))
 
 
-def _logsumexp_by(group: Tensor, values: Tensor, num_groups: int) -> Tensor:
-    """Return the log of the summed exponentials of each group's values, ``[B, W]`` each → ``[B, num_groups]``."""
-    empty = torch.zeros(len(values), num_groups, device=values.device)
-    largest = empty.scatter_reduce(1, group, values.detach(), "amax", include_self=False)
-    largest = torch.where(largest == -torch.inf, 0, largest)
-    total = empty.scatter_add(1, group, (values - largest.gather(1, group)).exp())
-    return total.clamp(min=torch.finfo(total.dtype).tiny).log() + largest
+def check_window(model: PreTrainedModel, length: int) -> None:
+    """Raise ``ValueError`` if the model's config has a sliding window shorter than ``length`` tokens.
 
-
-def _check_window(model: PreTrainedModel, length: int) -> None:
+    In low precision a window that lacks a few tokens looks like rounding, so the probe alone might miss it.
+    """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True) and length > window:

@@ -11,7 +11,7 @@ from atspeed.checks import require_at_least
 from atspeed.decoding.beams import Beams
 from atspeed.decoding.drafters.drafter import Drafter
 from atspeed.decoding.scorer import PrefixScorer
-from atspeed.decoding.trie import ROOT
+from atspeed.decoding.trie import ROOT, ItemTrie
 from atspeed.decoding.verifiers.verifier import Verifier
 
 log = logging.getLogger(__name__)
@@ -24,11 +24,12 @@ class Decoded:
     Attributes:
         leaves: trie leaves of the top-K semantic IDs, best first, ``[B, K]``; root where the catalog has fewer.
         scores: their log-probabilities, ``[B, K]``, float32; minus infinity at padding.
-        target_calls: target forward passes a request, ``[B]``.
-        draft_calls: draft forward passes a request, ``[B]``.
+        target_calls: target forward passes per request, ``[B]``.
+        draft_calls: draft forward passes per request, ``[B]``.
         accepted: how many times each level came without a target call of its own, ``[B, L - 1]``, int64: column
             ``l`` is level ``l``, 0 for the first code. The last level needs no draft and has no column.
-        drafted: how many times each level was proposed or came of what earlier rounds had proposed, ``[B, L - 1]``.
+        drafted: how many times each level was proposed, or followed from what earlier rounds had proposed,
+            ``[B, L - 1]``.
     """
 
     leaves: Tensor
@@ -66,7 +67,18 @@ def search(
     generator: torch.Generator | None = None,
     drop_finished: bool = True,
 ) -> Decoded:
-    """Find the top-K semantic IDs: rounds of drafting, one target call and verification.
+    r"""Find the top-K semantic IDs: rounds of drafting, one target call and verification.
+
+    A round for one request of K = 2, whose beams are the nodes 1 and 2, over semantic IDs of four codes::
+
+        beams       1     2            drafter.propose: two levels below the beams
+                   / \   / \
+        proposal  5   6 7   8          target.score([1, 2, 5, 6, 7, 8, 15, 16, 21]): one forward pass
+                 /|       \
+               15 16      21           verifier.advance (strict): the best two children of 1 and 2 are 5 and 7. Both
+                                       have been scored, so their level is accepted without a call of its own. The
+                                       best two children of 5 and 7 are 16 and 19: 19 has not been scored, so they are
+                                       the beams of the next round.
 
     Args:
         target: the target's scorer, with nothing scored yet.
@@ -80,7 +92,7 @@ def search(
 
     Raises:
         ValueError: if ``num_beams`` is less than 1, or the verifier cannot serve the catalog.
-        RuntimeError: if a verifier does not go on from beams that the target has scored.
+        RuntimeError: if a verifier does not advance beams that the target has scored.
     """
     trie = target.trie
     require_at_least(1, num_beams=num_beams)
@@ -93,15 +105,12 @@ def search(
     result = Decoded.empty(batch_size, num_beams, trie.num_levels, device)
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
     beams = Beams.at_root(batch_size, num_beams, device)
-    lengths = torch.arange(1, trie.num_levels, device=device)  # codes of the prefixes of each level, [L - 1]
-    for _ in range(trie.num_levels):  # each round takes every request at least one level down
+    for _ in range(trie.num_levels):  # each round advances every request by one level or more
         proposal = drafter.propose(beams, target, draft, select)
         target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
-        below = lengths > beams.depth[:, None]  # [B, L - 1]
+        depth_before = beams.depth
         beams = verifier.advance(beams, target, draft, proposal, generator)
-        accepted = drafted = below & (lengths < beams.depth[:, None])  # the call is good for a level without any draft
-        if proposal.nodes.shape[1]:
-            drafted = accepted | below & (lengths <= trie.depth(proposal.nodes).amax(1, keepdim=True))
+        accepted, drafted = _count_levels(trie, depth_before, beams.depth, proposal.nodes)
         result.accepted[rows] += accepted
         result.drafted[rows] += drafted
         active = beams.is_open.nonzero()[:, 0]
@@ -118,6 +127,25 @@ def search(
                 if scorer is not None:
                     scorer.keep(active)
     raise RuntimeError(f"{type(verifier).__name__} left a request where it was after a target call")
+
+
+def _count_levels(trie: ItemTrie, before: Tensor, after: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which levels a round accepted, and which had been drafted, ``[B, L - 1]``, bool each.
+
+    The call itself is good for one level; those that came beyond it were accepted.
+
+    Args:
+        trie: the catalog.
+        before: depth of the beams before the round, ``[B]``.
+        after: depth of the beams after it, ``[B]``.
+        proposed: the proposed nodes, ``[B, T]``.
+    """
+    lengths = torch.arange(1, trie.num_levels, device=before.device)  # codes of the prefixes of each level, [L - 1]
+    below = lengths > before[:, None]
+    accepted = drafted = below & (lengths < after[:, None])
+    if proposed.shape[1]:
+        drafted = accepted | below & (lengths <= trie.depth(proposed).amax(1, keepdim=True))
+    return accepted, drafted
 
 
 @lru_cache

@@ -11,13 +11,20 @@ END = -1  # pads semantic IDs that are shorter than others
 
 
 class Spans(NamedTuple):
-    """Concatenated spans: one list a row, made of the spans of the row's keys in their order.
+    """Some contiguous spans per row, written one after the other into one list per row.
+
+    Three keys of one row, with the spans 4 5 6, nothing, and 9 10::
+
+        first  4 _ 9      count   3 0 2
+        values 4 5 6 9 10
+        source 0 0 0 2 2
+        start  0 3 3
 
     Attributes:
         values: ``[B, W]``, int64; 0 where the mask is False.
         source: which key a value belongs to, ``[B, W]``, int64.
         mask: True where there is a value, ``[B, W]``, bool.
-        start: place of the first value of each key, ``[B, K]``, int64.
+        start: index of the first value of each key, ``[B, K]``, int64.
     """
 
     values: Tensor
@@ -27,10 +34,21 @@ class Spans(NamedTuple):
 
 
 class ItemTrie:
-    """Prefixes of semantic IDs, numbered breadth-first, so that a prefix is an integer and children are contiguous.
+    r"""Prefixes of semantic IDs, numbered breadth-first, so that a prefix is an integer and children are contiguous.
 
     Node 0 is the root (the empty prefix); a node's *depth* is the number of codes in its prefix; a node without
-    children is a *leaf*, a whole semantic ID. ``M`` is the number of nodes. Each takes 56 bytes, each item 16 more.
+    children is a *leaf*, a complete semantic ID. ``M`` is the number of nodes. Each takes 56 bytes, each item 16 more.
+    The items 0 to 3 with the semantic IDs 3 5, 3 6, 4 5 and 3 6::
+
+                 0                    node           0  1  2  3  4  5
+              3/   \4                 token          0  3  4  5  6  5
+             1       2                parent         0  0  0  1  1  2
+           5/ \6     \5               num_children   2  2  1  0  0  0
+           3   4       5              first_child    1  3  5  6  6  6
+                                      first_item     0  0  3  0  1  3
+        items  0 1 3 2                num_items      4  3  1  1  2  1
+                                      subtree_size   3  1  1  0  0  0
+                                      depth_start    0  1  3  6
 
     Args:
         sids: token ids of each item's semantic ID, ``[num_items, L]``, int64. Several items may share one. A shorter
@@ -45,7 +63,7 @@ class ItemTrie:
         num_children: ``[M]``.
         first_child: ``[M]``; the children of ``n`` are ``first_child[n] … first_child[n] + num_children[n] - 1``.
         depth_start: first node of each depth, and ``M``; ``L + 2`` integers.
-        subtree_size: nodes that are no leaves in the subtree of ``n``, itself included, ``[M]``.
+        subtree_size: inner nodes in the subtree of ``n``, itself included, ``[M]``.
         items: item indices in the order of their semantic IDs, ``[num_items]``.
         first_item: the items below ``n`` are ``items[first_item[n] : first_item[n] + num_items[n]]``, ``[M]``.
         num_items: ``[M]``.
@@ -62,54 +80,62 @@ class ItemTrie:
     """
 
     def __init__(self, sids: Tensor) -> None:
-        if sids.ndim != 2 or 0 in sids.shape:
-            raise ValueError(
-                f"semantic IDs have the shape {tuple(sids.shape)}; expected [items, levels], none of them 0"
-            )
+        _check_sids(sids)
         self.num_levels = sids.shape[1]
-        _check_ends(sids)
-        order = torch.arange(len(sids))
-        for level in reversed(range(self.num_levels)):  # a stable sort from the last column to the first: rows by code
-            order = order[sids[order, level].argsort(stable=True)]
-        rows = sids[order]
-        differs = torch.ones_like(rows, dtype=torch.bool)
-        differs[1:] = (rows[1:] != rows[:-1]).cumsum(1) > 0  # [items, L]: does this row start another prefix?
-
-        root = torch.zeros(1, dtype=torch.long)
-        tokens, parents, first_items, num_items = [root], [root], [root], [root + len(rows)]
-        node = torch.zeros(len(rows), dtype=torch.long)  # node of each row at the depth so far
-        self.depth_start = [0, 1]
-        for level in range(self.num_levels):
-            start = differs[:, level].nonzero()[:, 0]
-            count = start.diff(append=torch.tensor([len(rows)]))
-            exists = rows[start, level] != END
-            start, count = start[exists], count[exists]
-            tokens.append(rows[start, level])
-            parents.append(node[start])
-            first_items.append(start)
-            num_items.append(count)
-            opens = differs[:, level] & (rows[:, level] != END)
-            node = torch.where(rows[:, level] != END, self.depth_start[-1] + opens.cumsum(0) - 1, node)
-            self.depth_start.append(self.depth_start[-1] + len(start))
-        self.token, self.parent = torch.cat(tokens), torch.cat(parents)
-        self.first_item, self.num_items = torch.cat(first_items), torch.cat(num_items)
+        self.items = _sorted_rows(sids)
+        self._number_prefixes(sids[self.items])
         self.num_children = torch.bincount(self.parent[1:], minlength=self.num_nodes)
+        self.first_child = 1 + self.num_children.cumsum(0) - self.num_children
         self.num_leaves = int((self.num_children == 0).sum())
         self.has_one_length = self.num_leaves == self.depth_start[-1] - self.depth_start[-2]
-        if self.num_children[node].any():
-            item = int(order[self.num_children[node].nonzero()[0, 0]])
-            raise ValueError(
-                f"the semantic ID {sids[item][sids[item] != END].tolist()} is the beginning of another one: end each "
-                "with an end token"
-            )
-        self.first_child = 1 + self.num_children.cumsum(0) - self.num_children
-        self.subtree_size = (self.num_children > 0).long()
-        for begin, end in reversed(list(pairwise(self.depth_start[1:]))):
-            self.subtree_size.index_add_(0, self.parent[begin:end], self.subtree_size[begin:end].clone())
-        self.items = order
-        self._leaf_of_item = torch.empty_like(order)
-        self._leaf_of_item[order] = node
+        self._check_that_all_end_in_leaves(sids)
+        self.subtree_size = self._count_inner_nodes()
+
+    def _number_prefixes(self, rows: Tensor) -> None:
+        """Number the prefixes of sorted rows, one depth after the other, and note what each stands for.
+
+        Args:
+            rows: the semantic IDs in order, ``[num_items, L]``.
+        """
+        starts_prefix = torch.ones_like(rows, dtype=torch.bool)  # [num_items, L]: does this row start another prefix?
+        starts_prefix[1:] = (rows[1:] != rows[:-1]).cumsum(1) > 0
+        root = torch.zeros(1, dtype=torch.long)
+        tokens, parents, first_items, num_items = [root], [root], [root], [root + len(rows)]
+        node = torch.zeros(len(rows), dtype=torch.long)  # of each row, at the depth so far
+        self.depth_start = [0, 1]
+        for level in range(self.num_levels):
+            code, starts = rows[:, level], starts_prefix[:, level]
+            exists = code != END
+            first = starts.nonzero()[:, 0]  # first row of each prefix; also of one that has ended
+            count = first.diff(append=torch.tensor([len(rows)]))[exists[first]]
+            first = first[exists[first]]
+            tokens.append(code[first])
+            parents.append(node[first])
+            first_items.append(first)
+            num_items.append(count)
+            node = torch.where(exists, self.depth_start[-1] + (starts & exists).cumsum(0) - 1, node)
+            self.depth_start.append(self.depth_start[-1] + len(first))
+        self.token, self.parent = torch.cat(tokens), torch.cat(parents)
+        self.first_item, self.num_items = torch.cat(first_items), torch.cat(num_items)
         self._depth_bounds = torch.tensor(self.depth_start[1:])
+        self._leaf_of_item = torch.empty_like(self.items)
+        self._leaf_of_item[self.items] = node
+
+    def _check_that_all_end_in_leaves(self, sids: Tensor) -> None:
+        goes_on = self.num_children[self._leaf_of_item] > 0
+        if goes_on.any():
+            codes = sids[goes_on.nonzero()[0, 0]]
+            raise ValueError(
+                f"the semantic ID {codes[codes != END].tolist()} is the beginning of another one: end each with an end "
+                "token"
+            )
+
+    def _count_inner_nodes(self) -> Tensor:
+        """Return the number of inner nodes in each subtree, ``[M]``."""
+        size = (self.num_children > 0).long()
+        for begin, end in reversed(list(pairwise(self.depth_start[1:]))):
+            size.index_add_(0, self.parent[begin:end], size[begin:end].clone())
+        return size
 
     @property
     def num_nodes(self) -> int:
@@ -128,7 +154,7 @@ class ItemTrie:
         return torch.bucketize(nodes.contiguous(), self._depth_bounds, right=True)
 
     def is_leaf(self, nodes: Tensor) -> Tensor:
-        """Return which nodes are whole semantic IDs, the same shape, bool."""
+        """Return which nodes are complete semantic IDs, the same shape, bool."""
         return self.num_children[nodes] == 0
 
     def path(self, nodes: Tensor) -> Tensor:
@@ -165,8 +191,8 @@ class ItemTrie:
         Returns:
             item indices, ``[B, T]``, padded with -1, with T the longest list's length, at most ``limit``.
         """
-        places = concatenate_spans(self.first_item[leaves], self.num_items[leaves] * (leaves != ROOT))
-        items, wanted = self.items[places.values], places.mask
+        spans = concatenate_spans(self.first_item[leaves], self.num_items[leaves] * (leaves != ROOT))
+        items, wanted = self.items[spans.values], spans.mask
         if item_mask is not None:
             wanted = wanted & item_mask.gather(1, items)
             order = (~wanted).byte().argsort(dim=1, stable=True)
@@ -185,21 +211,37 @@ class ItemTrie:
 
 
 def concatenate_spans(first: Tensor, count: Tensor, limit: int | None = None) -> Spans:
-    """Concatenate the spans ``first … first + count - 1`` of each row's keys, ``[B, K]`` each; see :class:`Spans`."""
+    """Concatenate the spans ``first … first + count - 1`` of each row's keys; see :class:`Spans`.
+
+    Args:
+        first: ``[B, K]``, int64.
+        count: ``[B, K]``, int64; 0 where a key has no span.
+        limit: the lists are cut after so many values.
+    """
     ends = count.cumsum(1)
     start, length = ends - count, ends[:, -1:]
     width = int(length.max())
-    place = torch.arange(width if limit is None else min(limit, width), device=first.device).expand(len(first), -1)
-    source = torch.searchsorted(ends, place.contiguous(), right=True).clamp_(max=first.shape[1] - 1)  # [B, W]
-    mask = place < length
-    return Spans((place + (first - start).gather(1, source)) * mask, source, mask, start)
+    index = torch.arange(width if limit is None else min(limit, width), device=first.device).expand(len(first), -1)
+    source = torch.searchsorted(ends, index.contiguous(), right=True).clamp_(max=first.shape[1] - 1)  # [B, W]
+    mask = index < length
+    return Spans((index + (first - start).gather(1, source)) * mask, source, mask, start)
 
 
-def _check_ends(sids: Tensor) -> None:
+def _sorted_rows(sids: Tensor) -> Tensor:
+    """Return the order that sorts semantic IDs by their codes, first to last; equal ones keep theirs."""
+    order = torch.arange(len(sids))
+    for level in reversed(range(sids.shape[1])):
+        order = order[sids[order, level].argsort(stable=True)]
+    return order
+
+
+def _check_sids(sids: Tensor) -> None:
+    if sids.ndim != 2 or 0 in sids.shape:
+        raise ValueError(f"semantic IDs have the shape {tuple(sids.shape)}; expected [items, levels], none of them 0")
     ended = sids == END
     if ended.any():
         if ended[:, 0].any():
             raise ValueError(f"the semantic ID of item {int(ended[:, 0].nonzero()[0, 0])} is empty")
         holes = (ended[:, :-1] & ~ended[:, 1:]).any(1)
         if holes.any():
-            raise ValueError(f"the semantic ID of item {int(holes.nonzero()[0, 0])} goes on after -1, its end")
+            raise ValueError(f"the semantic ID of item {int(holes.nonzero()[0, 0])} continues after -1, which ends it")

@@ -6,12 +6,12 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 
-class Prefixes(NamedTuple):
+class Prefixes(NamedTuple):  # no dataclass: DeepSpeed looks for a module's tensors in tuples
     """Prefixes of one level at which draft and target are compared, over the legal children of each.
 
-    ``W`` counts the prefixes of a request: those that its sequences pass through, each once. Where a child is missing,
-    ``[B, W, C]`` is minus infinity in both models' log-probabilities; a padding prefix has a share of 0, and otherwise
-    the root's values.
+    ``W`` is the largest number of prefixes of a request: those that its sequences pass through, each once. Where a
+    child is missing, the log-probabilities of both models are minus infinity; a padding prefix has a share of 0, and
+    otherwise the root's values. Make it with keywords.
 
     Attributes:
         draft_log_probs: the draft's log-probabilities of the children, normalised over them, ``[B, W, C]``, float32.
@@ -19,9 +19,9 @@ class Prefixes(NamedTuple):
         draft_scores: the draft's log-probability of the prefix over legal codes, ``[B, W]``, float32; 0 at the root.
         target_scores: the target's, the same, without gradient.
         shares: share of the request's sequences that pass through the prefix, ``[B, W]``, float32; they sum to 1.
-        next_shares: share of those sequences that goes on with each child, ``[B, W, C]``, float32; they sum to 1.
-        level: which code comes next, 0 for the first.
-        num_levels: codes of a semantic ID, L.
+        next_shares: share of those sequences that continues with each child, ``[B, W, C]``, float32; they sum to 1.
+        level: level of the children, 0-based.
+        num_levels: levels of a semantic ID, ``L``.
     """
 
     draft_log_probs: Tensor
@@ -35,11 +35,11 @@ class Prefixes(NamedTuple):
 
 
 class AlignmentLoss(nn.Module, ABC):
-    """How far the draft is from the target, over the prefixes of the sequences that were drawn.
+    """How far the draft is from the target, over the prefixes of some sequences.
 
     A subclass is named by ``class_path`` in a config; most derive from :class:`PrefixLoss`. The alignment module calls
-    the loss once a level and adds up the levels. Losses that a loss holds as submodules and calls are its parts, which
-    the callback ``LossParts`` logs.
+    the loss once per level and sums over the levels. Losses that a loss holds as submodules and calls are its parts,
+    which the callback ``LossParts`` logs.
     """
 
     @abstractmethod
@@ -48,7 +48,7 @@ class AlignmentLoss(nn.Module, ABC):
 
 
 class PrefixLoss(AlignmentLoss):
-    """A divergence at each prefix by itself, and their weighted sum.
+    """A divergence at each prefix, independent of the other prefixes, and their weighted sum.
 
     A subclass implements :meth:`divergence`, usually by calling a pure function of its file.
     """
@@ -59,8 +59,8 @@ class PrefixLoss(AlignmentLoss):
 
     @abstractmethod
     def divergence(self, prefixes: Prefixes) -> Tensor:
-        """Return the loss at each prefix, ``[B, W]``, float32, in nats; finite also where the prefix is padding."""
+        """Return the loss at each prefix, ``[B, W]``, float32, in nats; finite at padding prefixes, too."""
 
     def weights(self, prefixes: Prefixes) -> Tensor:
-        """Return how much each prefix counts, ``[B, W]``: here every sequence and every level counts the same."""
+        """Return how much each prefix counts, ``[B, W]``; by default all sequences and all levels count the same."""
         return prefixes.shares / prefixes.num_levels

@@ -7,23 +7,26 @@ from atspeed.checks import require_at_least
 from atspeed.losses.alignment_loss import AlignmentLoss, Prefixes, PrefixLoss
 
 
-def top_k_reverse_kl(draft_log_probs: Tensor, target_log_probs: Tensor, num_beams: int, rest: bool = True) -> Tensor:
+def top_k_reverse_kl(
+    draft_log_probs: Tensor, target_log_probs: Tensor, num_beams: int, remainder: bool = True
+) -> Tensor:
     """Reverse KL over the draft's own top-K children, ``Σ_{topK of q} q (log q − log p)``; ``[…, C]`` → ``[…]``.
 
-    With ``rest``, all other children together are one more outcome, ``q_rest (log q_rest − log p_rest)``. Without it
-    the sum is no divergence: it falls below 0 as the draft moves its mass out of its own top-K, where nothing counts
-    it (docs/notes.md has what that does to acceptance). Arguments as in :class:`Prefixes`.
+    With ``remainder``, all other children together are one more outcome, ``q_r (log q_r − log p_r)``. Without it the
+    sum is no divergence: it falls below 0 as the draft moves mass out of its own top-K, where nothing counts it
+    (docs/notes.md has what that does to acceptance). Arguments as in :class:`Prefixes`.
     """
     top_log_probs, top, exists = _top(draft_log_probs, num_beams)
     top_target = target_log_probs.gather(-1, top).masked_fill(~exists, 0.0)
     divergence = (top_log_probs.exp() * (top_log_probs - top_target)).masked_fill(~exists, 0.0).sum(-1)
-    if not rest or draft_log_probs.shape[-1] <= num_beams:
+    if not remainder or draft_log_probs.shape[-1] <= num_beams:
         return divergence
-    draft_rest, target_rest = (
+    draft_remainder, target_remainder = (
         values.scatter(-1, top, -torch.inf).exp().sum(-1) for values in (draft_log_probs, target_log_probs)
     )
-    tiny = torch.finfo(draft_rest.dtype).tiny
-    return divergence + draft_rest * (draft_rest.clamp(min=tiny).log() - target_rest.clamp(min=tiny).log())
+    tiny = torch.finfo(draft_remainder.dtype).tiny
+    ratio = draft_remainder.clamp(min=tiny).log() - target_remainder.clamp(min=tiny).log()
+    return divergence + draft_remainder * ratio
 
 
 def top_k_density(draft_log_probs: Tensor, target_log_probs: Tensor, num_beams: int) -> Tensor:
@@ -32,7 +35,7 @@ def top_k_density(draft_log_probs: Tensor, target_log_probs: Tensor, num_beams: 
     ``p_(K)`` is the target's probability of *its own* K-th best child (0 where there are fewer children: then all are
     beams, and none can be missed); ``H_K(q) = −Σ_{topK of q} q log q``. Arguments as in :class:`Prefixes`.
     """
-    if draft_log_probs.shape[-1] < num_beams:  # part of the graph all the same: ZeRO-3's processes must agree on it
+    if draft_log_probs.shape[-1] < num_beams:  # still part of the graph: ZeRO-3's processes must agree on it
         kth_target_probability = draft_log_probs.new_zeros(draft_log_probs.shape[:-1])
     else:
         kth_target_probability = target_log_probs.topk(num_beams, dim=-1).values[..., -1].exp()
@@ -41,33 +44,33 @@ def top_k_density(draft_log_probs: Tensor, target_log_probs: Tensor, num_beams: 
 
 
 def _top(log_probs: Tensor, num_beams: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the best children's log-probabilities, places and which of them exist, ``[…, ≤ K]`` each."""
-    values, places = log_probs.topk(min(num_beams, log_probs.shape[-1]), dim=-1)
+    """Return log-probabilities and indices of the best children, and which of them exist, ``[…, ≤ K]`` each."""
+    values, index = log_probs.topk(min(num_beams, log_probs.shape[-1]), dim=-1)
     exists = values > -torch.inf
-    return values.masked_fill(~exists, 0.0), places, exists  # filled before any product: 0 · inf has no gradient
+    return values.masked_fill(~exists, 0.0), index, exists  # filled before any product: 0 · inf has no gradient
 
 
 class ReverseKL(PrefixLoss):
-    """Reverse KL over the draft's top-K: the draft is to be right where it puts its own mass.
+    """Reverse KL over the draft's top-K: corrects the draft where it puts its own mass.
 
     Args:
         num_beams: the beam width K that is served.
-        rest: count the mass outside the top-K as one outcome; without it, the formula as the paper prints it.
+        remainder: count the mass outside the top-K as one outcome; without it, the formula as the paper prints it.
     """
 
-    def __init__(self, num_beams: int = 20, rest: bool = True) -> None:
+    def __init__(self, num_beams: int = 20, remainder: bool = True) -> None:
         super().__init__()
         require_at_least(1, num_beams=num_beams)
         self.num_beams = num_beams
-        self.rest = rest
+        self.remainder = remainder
 
     def divergence(self, prefixes: Prefixes) -> Tensor:
         """Return the loss at each prefix; see :meth:`PrefixLoss.divergence`."""
-        return top_k_reverse_kl(prefixes.draft_log_probs, prefixes.target_log_probs, self.num_beams, self.rest)
+        return top_k_reverse_kl(prefixes.draft_log_probs, prefixes.target_log_probs, self.num_beams, self.remainder)
 
 
 class DensityRegularization(PrefixLoss):
-    """The draft is to be sharp where the target's K-th child is a close call; a part of :class:`AtSpeedS`.
+    """Sharpens the draft where the target's K-th child is a close call; a part of :class:`AtSpeedS`.
 
     Args:
         num_beams: the beam width K that is served.
@@ -86,17 +89,17 @@ class DensityRegularization(PrefixLoss):
 class AtSpeedS(AlignmentLoss):
     """AtSpeed-S: reverse KL plus density over the draft's top-K (arXiv 2410.05165, section 3.1).
 
-    Strict verification accepts a level when the target's K beams are all among the draft's, so the draft is to be
+    Strict verification accepts a level when the target's K beams are all among the draft's, so the draft should be
     right where it puts its own mass (reverse KL) and sharp where the target's K-th beam is a close call (density).
 
     Args:
         num_beams: the beam width K that is served.
-        rest: see :class:`ReverseKL`.
+        remainder: see :class:`ReverseKL`.
     """
 
-    def __init__(self, num_beams: int = 20, rest: bool = True) -> None:
+    def __init__(self, num_beams: int = 20, remainder: bool = True) -> None:
         super().__init__()
-        self.reverse_kl = ReverseKL(num_beams, rest)
+        self.reverse_kl = ReverseKL(num_beams, remainder)
         self.density = DensityRegularization(num_beams)
 
     def forward(self, prefixes: Prefixes) -> Tensor:

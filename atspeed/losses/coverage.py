@@ -1,4 +1,4 @@
-"""Alignment for coverage: the target's K beams are to lie in the draft's best N."""
+"""Alignment for coverage: the target's K beams should lie in the draft's best N."""
 
 import torch
 from torch import Tensor
@@ -19,13 +19,13 @@ def coverage_margin(draft_scores: Tensor, target_scores: Tensor, num_beams: int,
             where there is none.
         target_scores: the target's, the same.
         num_beams: K.
-        draft_beams: N; with fewer candidates none can be missed, and the loss is 0.
+        draft_beams: N; with fewer candidates than that none can be missed, and the loss is 0.
 
     Returns:
         ``[B]``, float32, in nats.
     """
     if draft_scores.shape[1] < max(draft_beams, num_beams):
-        # part of the graph all the same: ZeRO-3's processes must agree on it
+        # still part of the graph: ZeRO-3's processes must agree on it
         return 0.0 * draft_scores.masked_fill(draft_scores == -torch.inf, 0.0).sum(1)
     threshold = draft_scores.detach().topk(draft_beams, dim=1).values[:, -1:]  # minus infinity if there are fewer
     beam_scores, beams = target_scores.topk(num_beams, dim=1)
@@ -34,7 +34,7 @@ def coverage_margin(draft_scores: Tensor, target_scores: Tensor, num_beams: int,
 
 
 class JointForwardKL(ForwardKL):
-    """Forward KL in which a prefix counts as much as the target thinks it likely; a part of :class:`Coverage`."""
+    """Forward KL in which a prefix is weighted by its probability under the target; a part of :class:`Coverage`."""
 
     def weights(self, prefixes: Prefixes) -> Tensor:
         """Return the target's probability of each prefix, ``[B, W]``."""
@@ -46,7 +46,7 @@ class CoverageMargin(AlignmentLoss):
 
     Args:
         num_beams: the beam width K that is served.
-        draft_beams: the draft width N to be covered.
+        draft_beams: the draft width N that should cover them.
     """
 
     def __init__(self, num_beams: int = 20, draft_beams: int = 80) -> None:
@@ -71,17 +71,17 @@ class CoverageMargin(AlignmentLoss):
 
 
 class Coverage(AlignmentLoss):
-    """Forward KL between the joint distributions of whole prefixes, and a margin at the draft's N-th best.
+    """Forward KL between the joint distributions of prefixes, and a margin at the draft's N-th best.
 
     Strict verification needs all K beams of the target, ranked by their *cumulative* scores, in the draft's best N. A
-    mean over prefixes does not see that: it counts an unlikely prefix as much as a likely one. Here a prefix weighs its
-    probability p under the target, which by the chain rule makes the sum over levels the KL of the joint
+    mean over prefixes ignores that: it counts an unlikely prefix as much as a likely one. Here the weight of a prefix
+    is its probability p under the target. By the chain rule this makes the sum over levels the KL of the joint
     distributions, ``Σ_levels Σ_prefix p(prefix) KL(p(·|prefix) ‖ q(·|prefix))``, on the prefixes of the target's
-    beams; and :func:`coverage_margin` lifts those beams that the draft would miss.
+    beams. :func:`coverage_margin` lifts those beams that the draft would miss.
 
     Args:
         num_beams: the beam width K that is served.
-        draft_beams: the draft width N to be covered.
+        draft_beams: the draft width N that should cover them.
         margin: weight of the margin.
     """
 

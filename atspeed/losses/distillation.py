@@ -1,4 +1,4 @@
-"""Knowledge distillation: the baselines that AtSpeed is compared with."""
+"""Knowledge distillation: the baselines for AtSpeed's losses."""
 
 import math
 
@@ -25,7 +25,7 @@ def jensen_shannon(draft_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
 
 
 def sequence_cross_entropy(draft_log_probs: Tensor, next_shares: Tensor) -> Tensor:
-    """Cross-entropy of the codes that the drawn sequences go on with; ``[…, C]`` → ``[…]``.
+    """Cross-entropy of the codes that the sequences continue with; ``[…, C]`` → ``[…]``.
 
     Arguments as in :class:`Prefixes`.
     """
@@ -50,7 +50,7 @@ class JensenShannon(PrefixLoss):
 
 
 class SequenceKD(PrefixLoss):
-    """Cross-entropy on the drawn sequences: sequence-level knowledge distillation (Kim and Rush 2016)."""
+    """Cross-entropy on the sequences: sequence-level knowledge distillation (Kim and Rush 2016)."""
 
     def divergence(self, prefixes: Prefixes) -> Tensor:
         """Return the loss at each prefix; see :meth:`PrefixLoss.divergence`."""

@@ -11,10 +11,10 @@ class WeightedSum(AlignmentLoss):
     Args:
         losses: the terms.
         weights: a weight for each term; all 1 if not given.
-        level_weights: for each level a factor on the whole sum; all 1 if not given.
+        level_weights: a factor for each level, on the sum of the terms; all 1 if not given.
 
     Raises:
-        ValueError: if there is no term, or the weights do not fit the terms or are negative.
+        ValueError: if there is no term, or the weights are negative or not one for each term.
     """
 
     def __init__(

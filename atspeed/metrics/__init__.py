@@ -1,4 +1,4 @@
-"""Metrics: of ranking, of the catalog's use, and of speculation."""
+"""Metrics of ranking, of diversity (how much of the catalog is used) and of speculation."""
 
 from atspeed.metrics.diversity import CatalogCoverage, catalog_coverage
 from atspeed.metrics.ranking import (

@@ -16,7 +16,7 @@ def shown_items(recommended: Tensor, num_items: int, k: int) -> Tensor:
         k: length of the list.
     """
     shown = torch.zeros(num_items + 1, dtype=torch.bool, device=recommended.device)
-    shown[recommended[:, :k]] = True  # padding goes to the end
+    shown[recommended[:, :k]] = True  # padding, -1, marks the extra entry at the end
     return shown[:-1]
 
 

@@ -6,7 +6,7 @@ from torchmetrics import Metric
 
 
 class MeanOverRequests(Metric):
-    """Mean of a value a request, over all requests and processes; a subclass's ``update`` adds values."""
+    """Mean of one value per request, over all requests and processes; a subclass's ``update`` adds the values."""
 
     full_state_update = False
     higher_is_better = True
@@ -19,7 +19,7 @@ class MeanOverRequests(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def add(self, values: Tensor) -> None:
-        """Add the values of a batch, ``[B]``."""
+        """Add the values of a batch, ``[B]``, any float dtype."""
         self.total += values.double().sum()
         self.count += len(values)
 

@@ -1,9 +1,9 @@
 """Ranking metrics over recommended item lists.
 
 Published numbers under one name differ in what they divide by and in what they call a hit; the arguments say which is
-meant. In all of them ``recommended`` is ``[B, ≥ K]``, int64, best first, and ``truth`` is ``[B, R]``, int64, in the
-order in which the items came; both are padded with -1. An item that stands twice in a row counts once, at its first
-place. A request without any true item has no value: NaN.
+meant. In all of them ``recommended`` is ``[B, ≥ K]``, int64, best first, and ``truth`` is ``[B, R]``, int64, in time
+order; both are padded with -1. An item that occurs twice in a list counts once, at its first rank. A request without
+true items has no value: NaN.
 """
 
 from typing import Literal
@@ -19,24 +19,24 @@ Targets = Literal["any", "next"]
 
 
 def _distinct(items: Tensor) -> Tensor:
-    """Return where an item stands for the first time in its row, ``[B, n]``, bool; False at padding."""
+    """Return where an item occurs for the first time in its list, ``[B, n]``, bool; False at padding."""
     seen_before = (items[:, :, None] == items[:, None]).tril(-1).any(-1)
     return (items >= 0) & ~seen_before
 
 
 def hits(recommended: Tensor, truth: Tensor) -> Tensor:
-    """Return which places of the lists hold a true item, each item once; bool, the shape of ``recommended``."""
+    """Return which ranks of the lists hold a true item, each item once; bool, the shape of ``recommended``."""
     return (recommended[..., None] == truth[:, None]).any(-1) & _distinct(recommended)
 
 
 def recall_at_k(recommended: Tensor, truth: Tensor, k: int, over: Denominator = "truth") -> Tensor:
-    """Recall@K of each request: hits among the first K, divided by a number of true items; float32 ``[B]``.
+    """Recall@K per request: hits among the first K, divided by the number of true items; float32 ``[B]``.
 
     Args:
         recommended: see the module.
         truth: see the module.
         k: length of the list.
-        over: ``truth``: all true items, so that a request with more than K of them cannot reach 1; ``reachable``: at
+        over: ``truth``: all true items, so a request with more than K of them cannot reach 1; ``reachable``: at
             most K of them, ``min(true items, K)``, also published as "capped recall" and as Recall@K.
 
     >>> recall_at_k(torch.tensor([[4, 7, 9]]), torch.tensor([[9, 7, 1, -1]]), k=2)
@@ -49,7 +49,7 @@ def recall_at_k(recommended: Tensor, truth: Tensor, k: int, over: Denominator = 
 
 
 def hit_rate_at_k(recommended: Tensor, truth: Tensor, k: int, targets: Targets = "any") -> Tensor:
-    """HitRate@K of each request: 1 if a target is among the first K, otherwise 0; float32 ``[B]``.
+    """HitRate@K per request: 1 if a target is among the first K, otherwise 0; float32 ``[B]``.
 
     Args:
         recommended: see the module.
@@ -68,7 +68,7 @@ def hit_rate_at_k(recommended: Tensor, truth: Tensor, k: int, targets: Targets =
 
 
 def ndcg_at_k(recommended: Tensor, truth: Tensor, k: int) -> Tensor:
-    """NDCG@K of each request, binary relevance; float32 ``[B]``.
+    """NDCG@K per request, binary relevance; float32 ``[B]``.
 
     The gain of rank r (from 1) is ``1 / log2(r + 1)``; the ideal list has ``min(K, true items)`` hits.
 
@@ -82,7 +82,7 @@ def ndcg_at_k(recommended: Tensor, truth: Tensor, k: int) -> Tensor:
 
 
 def mrr_at_k(recommended: Tensor, truth: Tensor, k: int) -> Tensor:
-    """MRR@K of each request: one over the rank (from 1) of the first hit among the first K, 0 without; float32 ``[B]``.
+    """MRR@K per request: one over the rank (from 1) of the first hit among the first K, 0 without; float32 ``[B]``.
 
     >>> mrr_at_k(torch.tensor([[4, 7, 9]]), torch.tensor([[9, 7]]), k=3)
     tensor([0.5000])

@@ -7,8 +7,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from atspeed.checks import require_at_least
-from atspeed.decoding import ROOT, Decoded
 from atspeed.metrics.mean import MeanOverRequests
+
+PADDING = 0  # fills lists of leaves up: the trie's root, which is no leaf
 
 
 class SpeculationCounts(NamedTuple):
@@ -29,23 +30,12 @@ class SpeculationCounts(NamedTuple):
     drafted: Tensor
 
 
-def speculation_counts(decoded: Decoded) -> SpeculationCounts:
-    """Return the sums over a batch of answers."""
-    return SpeculationCounts(
-        torch.tensor(len(decoded.target_calls), device=decoded.target_calls.device),
-        decoded.target_calls.sum(),
-        decoded.draft_calls.sum(),
-        decoded.accepted.sum(0),
-        decoded.drafted.sum(0),
-    )
-
-
 def speculation_values(counts: SpeculationCounts) -> dict[str, Tensor]:
     """Return the values that are reported, float32 scalars; NaN where nothing was drafted.
 
-    ``target_calls`` and ``draft_calls`` a request; ``accepted_levels`` a target call, that is, a round;
-    ``acceptance_rate``: accepted levels over drafted levels; and the same of each level, ``acceptance_rate_level_<l>``,
-    0 for the first code. A level that was drafted below a rejected one counts as drafted and not accepted.
+    ``target_calls`` and ``draft_calls`` per request; ``accepted_levels`` per target call, that is, per round;
+    ``acceptance_rate``: accepted levels over drafted levels; and ``acceptance_rate_level_<l>``, the same for each level
+    (0 is the first code). A level that was drafted below a rejected one counts as drafted and not accepted.
 
     >>> counts = SpeculationCounts(*map(torch.tensor, (2, 3, 4, [2, 1], [2, 2])))
     >>> {name: float(value) for name, value in speculation_values(counts).items()}  # doctest: +NORMALIZE_WHITESPACE
@@ -71,6 +61,11 @@ class Speculation(Metric):
     """
 
     full_state_update = False
+    requests: Tensor
+    target_calls: Tensor
+    draft_calls: Tensor
+    accepted: Tensor
+    drafted: Tensor
 
     def __init__(self, num_levels: int) -> None:
         super().__init__()
@@ -79,10 +74,20 @@ class Speculation(Metric):
         for name, shape in zip(SpeculationCounts._fields, shapes, strict=True):
             self.add_state(name, torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, decoded: Decoded) -> None:
-        """Add a batch of answers."""
-        for name, count in speculation_counts(decoded)._asdict().items():
-            setattr(self, name, getattr(self, name) + count)
+    def update(self, target_calls: Tensor, draft_calls: Tensor, accepted: Tensor, drafted: Tensor) -> None:
+        """Add a batch of answers.
+
+        Args:
+            target_calls: target forward passes per request, ``[B]``, int64.
+            draft_calls: draft forward passes per request, ``[B]``, int64.
+            accepted: how often each level was accepted, ``[B, L - 1]``, int64; the last level needs no draft.
+            drafted: how often each level was drafted, ``[B, L - 1]``, int64.
+        """
+        self.requests += len(target_calls)
+        self.target_calls += target_calls.sum()
+        self.draft_calls += draft_calls.sum()
+        self.accepted += accepted.sum(0)
+        self.drafted += drafted.sum(0)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the values by name; see :func:`speculation_values`."""
@@ -90,16 +95,16 @@ class Speculation(Metric):
 
 
 def answer_overlap(leaves: Tensor, exact: Tensor) -> Tensor:
-    """Share of the exact answer that an answer has, whatever the order; float32 ``[B]``; 1 if there is nothing to find.
+    """Share of the exact answer that an answer contains, in any order; float32 ``[B]``; 1 if there is nothing to find.
 
     Args:
-        leaves: the answers' trie leaves, ``[B, K]``, root-padded.
-        exact: those of plain beam search, the same.
+        leaves: the answers' trie leaves, ``[B, K]``, int64, padded with 0 (the root).
+        exact: those of plain beam search, ``[B, K]``, int64, padded likewise.
 
     >>> answer_overlap(torch.tensor([[5, 6, 7]]), torch.tensor([[6, 5, 8]]))
     tensor([0.6667])
     """
-    is_answer = exact != ROOT
+    is_answer = exact != PADDING
     found = (exact[..., None] == leaves[:, None]).any(-1) & is_answer
     count = is_answer.sum(1)
     return torch.where(count > 0, found.sum(1) / count.clamp(min=1), 1.0)

@@ -1,8 +1,8 @@
-"""Where causal language models come from and go to."""
+"""Building, loading, sharding and exporting causal language models."""
 
 from atspeed.models.lora import LoRA, merged_state
 from atspeed.models.packing import pack_linears
-from atspeed.models.sharding import loading_into_shards, whole_shape, whole_state
+from atspeed.models.sharding import loading_into_shards, unsharded_shape, unsharded_state
 from atspeed.models.sources import Checkpoint, Exported, ModelSource, NewModel, cast, export, model_folder
 
 __all__ = [
@@ -17,6 +17,6 @@ __all__ = [
     "merged_state",
     "model_folder",
     "pack_linears",
-    "whole_shape",
-    "whole_state",
+    "unsharded_shape",
+    "unsharded_state",
 ]

@@ -1,4 +1,4 @@
-"""Low-rank adapters on a frozen model: the road for a large target on one GPU."""
+"""Low-rank adapters on a frozen model: how to fine-tune a large target on one GPU."""
 
 import json
 from pathlib import Path
@@ -17,18 +17,18 @@ ADAPTER = "default"
 class LoRA(ModelSource):
     """Another source's model, frozen, with low-rank adapters on its linear layers (arXiv 2106.09685, by PEFT).
 
-    The embeddings of the codes, input and output (one matrix where the model ties them), are trained in full, because
-    a pre-trained model has never seen the codes. Exporting adds the adapters to the weights, so that later stages load
-    a model like any other.
+    The embeddings of the codes, input and output (one matrix where the model ties them), are trained completely,
+    because a pre-trained model has never seen the codes. Exporting adds the adapters to the weights, so that later
+    stages load a model like any other.
 
     Args:
-        base: where the frozen model comes from.
+        base: source of the frozen model.
         base_dtype: dtype of the frozen weights: bfloat16 halves their memory and needs a ``trainer.precision`` of
-            ``bf16-mixed``. What is trained is float32, unless DeepSpeed decides otherwise.
+            ``bf16-mixed``. Trained weights are float32, unless DeepSpeed decides otherwise.
         rank: rank of the adapters.
-        scale: factor of the adapters, divided by their rank (PEFT's ``lora_alpha``).
-        dropout: on the input of the adapters.
-        target_modules: ends of the names of the layers to adapt; ``all-linear``: all but the output embeddings.
+        scale: the adapters' output is multiplied by ``scale / rank`` (PEFT's ``lora_alpha``).
+        dropout: dropout on the input of the adapters, from 0 to less than 1.
+        target_modules: name endings of the layers to adapt; ``all-linear``: all but the output embeddings.
 
     Raises:
         ValueError: if a setting is out of range, or the embeddings are among ``target_modules``.
@@ -45,7 +45,7 @@ class LoRA(ModelSource):
     ) -> None:
         require_at_least(1, lora__rank=rank)
         if not 0 <= dropout < 1:
-            raise ValueError(f"lora.dropout is {dropout}; expected 0 or more, and less than 1")
+            raise ValueError(f"lora.dropout is {dropout}; expected at least 0 and less than 1")
         self.base = base
         self.base_dtype = base_dtype
         self.rank = rank
@@ -54,14 +54,14 @@ class LoRA(ModelSource):
         self.target_modules = target_modules
 
     def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
-        """Build the base and put the adapters in; see :meth:`ModelSource.build`."""
+        """Build the base model and insert the adapters; see :meth:`ModelSource.build`."""
         model = self.base.build(vocabulary, run_dir)
         add_adapters(model, self.rank, self.scale, self.dropout, self.target_modules)
         cast([weight for weight in model.parameters() if not weight.requires_grad], self.base_dtype)
         return model.eval()
 
     def fingerprint(self, run_dir: Path) -> str:
-        """Return the base's and the settings; see :meth:`ModelSource.fingerprint`."""
+        """Return the base's fingerprint and the settings; see :meth:`ModelSource.fingerprint`."""
         settings = [self.base_dtype, self.rank, self.scale, self.dropout, self.target_modules]
         return json.dumps([self.base.fingerprint(run_dir), *settings])
 
@@ -69,26 +69,28 @@ class LoRA(ModelSource):
 def add_adapters(
     model: PreTrainedModel, rank: int, scale: float, dropout: float, target_modules: list[str] | Literal["all-linear"]
 ) -> None:
-    """Freeze a model but for its embeddings, and put adapters in, in place; see :class:`LoRA`."""
-    from peft import LoraConfig, inject_adapter_in_model  # takes half a second, so only where it is used
+    """Insert adapters into a model and freeze all else but its embeddings, in place; see :class:`LoRA`."""
+    from peft import LoraConfig, inject_adapter_in_model  # takes half a second, so it is imported only here
     from peft.tuners.lora import LoraLayer
 
     config = LoraConfig(r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=target_modules)  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, ADAPTER)  # freezes everything but the adapters
     for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
         if isinstance(embeddings, LoraLayer):
-            raise ValueError(f"lora.target_modules {target_modules} has the embeddings, which are trained in full")
+            raise ValueError(
+                f"lora.target_modules {target_modules} includes the embeddings, which are trained completely"
+            )
         embeddings.requires_grad_(True)
 
 
 def merged_state(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state with all adapters added to the weights that they adapt, which become float32.
+    """Return a state with each adapter added to the weight that it adapts, which becomes float32.
 
-    The model and the given state stay as they are.
+    The model and the given state are not changed.
 
     Args:
-        model: the model that the state is of; one without adapters is fine.
-        state: its whole state.
+        model: the model that the state belongs to, with or without adapters.
+        state: its complete state, unsharded.
     """
     from peft.tuners.lora import LoraLayer
 

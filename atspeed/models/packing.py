@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 class PackedLinear(nn.Module):
     """A ``Linear`` whose weight is stored in the blocked layout of oneDNN, for inference in float32 on a CPU.
 
-    ``torch``'s own float32 product goes through MKL, which on CPUs not made by Intel leaves the wider vector units
-    unused; oneDNN uses them, and packing the weight once saves doing it in each call (docs/notes.md has the figures).
-    The operators are those that ``torch.compile`` uses for frozen weights.
+    By default torch computes float32 products with MKL, which leaves the wider vector units unused on CPUs not made
+    by Intel. oneDNN uses them, and packing the weight once saves doing it in each call (figures: docs/notes.md). The
+    operators are those that ``torch.compile`` uses for frozen weights.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -24,9 +24,10 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
-    """Replace the ``Linear`` modules of a float32 model on a CPU by packed ones, in place; others stay as they are.
+    """Replace the ``Linear`` modules of a float32 model on a CPU by packed ones, in place.
 
-    The results differ by float32 rounding only. The model can no longer be trained, saved or moved.
+    Other models are returned unchanged. The results differ only by float32 rounding. A packed model can no longer be
+    trained, saved or moved.
     """
     if model.device.type != "cpu" or model.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return model

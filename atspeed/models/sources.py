@@ -21,28 +21,28 @@ def model_folder(run_dir: Path, stage: str) -> Path:
 
 
 class ModelSource(ABC):
-    """Where a model comes from; a subclass is named by ``class_path`` in a config."""
+    """Where a model comes from; a config names a subclass by ``class_path``."""
 
     @abstractmethod
     def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
         """Return the model in float32 on the CPU, in evaluation mode.
 
         Args:
-            vocabulary: the catalog's; the model's must be the same.
-            run_dir: the run folder, where stages find each other.
+            vocabulary: the catalog's vocabulary, which the model must have.
+            run_dir: the run folder, in which stages find each other's models.
         """
 
     @abstractmethod
     def fingerprint(self, run_dir: Path) -> str:
-        """Return what tells this model's weights from others', without loading them."""
+        """Return a text that changes whenever the weights would, without loading the weights."""
 
 
 class NewModel(ModelSource):
     """A model with fresh weights.
 
     Args:
-        model_type: the architecture, as ``transformers`` calls it: ``llama``, ``qwen3``, ``gpt2`` ….
-        config: its configuration; vocabulary size and special tokens are set from the catalog.
+        model_type: name of the architecture in ``transformers``: ``llama``, ``qwen3``, ``gpt2`` ….
+        config: its configuration; vocabulary size and special tokens come from the catalog.
         seed: seed of the weights.
     """
 
@@ -78,8 +78,8 @@ class Checkpoint(ModelSource):
 
     Args:
         path: the folder.
-        new_vocabulary: keep the body of a foreign model (say, pre-trained on text) and give it fresh embeddings of
-            the catalog's vocabulary. Without it, a folder that was not exported for this catalog is refused.
+        new_vocabulary: keep the body of a foreign model (say, pre-trained on text) and give it fresh embeddings for
+            the catalog's vocabulary. If False, a folder that was not exported for this catalog is refused.
     """
 
     def __init__(self, path: Path, new_vocabulary: bool = False) -> None:
@@ -89,7 +89,7 @@ class Checkpoint(ModelSource):
     def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
         """Load the model; see :meth:`ModelSource.build`."""
         if not (self.path / "config.json").is_file():
-            raise FileNotFoundError(f"{self.path} is no Hugging Face model folder: it has no config.json")
+            raise FileNotFoundError(f"{self.path} is not a Hugging Face model folder: it has no config.json")
         if not self.new_vocabulary and (found := Vocabulary.load(self.path)) != vocabulary:
             raise ValueError(
                 f"the vocabulary of {self.path} ({len(found)} tokens) is not the catalog's ({len(vocabulary)} tokens): "
@@ -146,7 +146,7 @@ class Exported(ModelSource):
 
 
 def cast(weights: Iterable[Tensor], dtype: str) -> None:
-    """Change the dtype of weights in place; of a model's buffers (rotary frequencies) the precision must stay."""
+    """Change the dtype of weights in place. Not for buffers: rotary frequencies must keep their precision."""
     for weight in weights:
         weight.data = weight.data.to(getattr(torch, dtype))
 
@@ -158,9 +158,9 @@ def export(
 
     Args:
         model: the model.
-        vocabulary: the catalog's.
-        folder: where to.
-        state: weights to write in place of the model's own.
+        vocabulary: the catalog's vocabulary.
+        folder: the folder to write; an older one is replaced.
+        state: weights to write instead of the model's own.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

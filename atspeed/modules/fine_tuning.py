@@ -7,16 +7,17 @@ from torch import Tensor
 
 from atspeed.data import SequenceBatch
 from atspeed.models import ModelSource
+from atspeed.modules.model_building import build_model
 from atspeed.modules.optimization import cosine_adamw
 from atspeed.modules.stage import StageModule
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy, in nats a token.
+    """Return the mean cross-entropy in nats per label, a scalar, float32.
 
     Args:
         logits: ``[B, P, V]``; position ``i`` predicts the label of position ``i + 1``.
-        labels: ``[B, P]``, int64, -100 where there is none.
+        labels: ``[B, P]``, int64, -100 where a position has no label.
     """
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
 
@@ -25,14 +26,14 @@ class FineTuning(StageModule):
     """Next-item training of a causal language model; every code of a history is a label.
 
     The loss is the mean over a batch's labels. With ``accumulate_grad_batches`` or several processes every batch
-    counts the same, so eight batches of one are one batch of eight if all have the same number of labels; batches are
-    cut by tokens (``data.max_tokens``), so theirs are nearly the same.
+    has the same weight, so eight batches of one sequence equal one batch of eight only if all have the same number of
+    labels. Batches are limited by tokens (``data.max_tokens``), so their numbers of labels are nearly equal.
 
     Args:
-        stage: where in the run folder the model goes: ``target`` or ``draft``.
+        stage: folder in the run folder that the model goes to: ``target`` or ``draft``.
         network: the model to train.
-        learning_rate: peak of the schedule (linear warm-up, then cosine to zero).
-        weight_decay: of AdamW, on matrices.
+        learning_rate: peak of the schedule (linear warm-up, then cosine decay to zero).
+        weight_decay: weight decay of AdamW; applies to matrices only.
         warmup_steps: optimiser steps of warm-up.
     """
 
@@ -53,7 +54,7 @@ class FineTuning(StageModule):
     def configure_model(self) -> None:
         """Build the model (here and not earlier, so that a strategy may shard it)."""
         if not hasattr(self, "model"):
-            self.model = self.build(self.network).train()
+            self.model = build_model(self.network, self.data, self.trainer).train()
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule."""

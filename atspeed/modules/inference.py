@@ -1,21 +1,23 @@
-"""The inference module: top-K items by speculative beam decoding, tested and predicted."""
+"""The inference module: tests and predicts top-K items by speculative beam decoding."""
 
-import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
-from atspeed.decoding.scorer import Normalize
+from atspeed.decoding.constructor_arguments import constructor_arguments
+from atspeed.decoding.forward import Normalize
 from atspeed.metrics import CatalogCoverage, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 from atspeed.models import ModelSource, pack_linears
+from atspeed.modules.model_building import build_model
 from atspeed.modules.stage import StageModule
-from atspeed.recommender.baselines import TransitionCounts, recommend_popular
+from atspeed.modules.zero import require_unsharded_models
+from atspeed.recommender import TransitionCounts, answers, recommend_popular, unseen_items
 
 RANKING_METRICS: dict[str, Callable[[int], Metric | MetricCollection]] = {
     "recall": RecallAtK,
@@ -28,27 +30,37 @@ RANKING_METRICS: dict[str, Callable[[int], Metric | MetricCollection]] = {
 class Inference(StageModule):
     """Answers requests for ``test`` and ``predict``.
 
-    A recommended list is the items of the top-K semantic IDs, best first; items that share a semantic ID stand side by
-    side. Recall@k, HitRate@k, NDCG@k and MRR@k look at the first k items of that list and are averaged over users:
-    Recall@k divides by *all* true items of a user, HitRate@k asks for any of them, NDCG@k divides by the ideal of
-    ``min(k, true items)`` hits. ``test`` logs, beside them, the share of the catalog that is recommended to anybody,
-    Recall@k of two baselines without a model, and what speculation cost: target and draft calls a request, accepted
-    levels a target call, and the acceptance rate (accepted levels over drafted levels), also of each level.
+    A recommended list holds the items of the top-K semantic IDs, best first; items that share a semantic ID are
+    neighbours in it.
 
-    ``predict`` answers the requests of ``RecommendationData.predict_histories``; ``PredictionWriter`` writes them down.
+    ``test`` logs:
+
+    - Recall@k, HitRate@k, NDCG@k and MRR@k of the first k items of that list, averaged over users: Recall@k divides by
+      *all* true items of a user, HitRate@k asks for any of them, NDCG@k divides by the ideal of ``min(k, true items)``
+      hits;
+    - the share of the catalog that is recommended to at least one user;
+    - Recall@k of two baselines without a model;
+    - what speculation cost: target and draft calls per request, accepted levels per target call, and the acceptance
+      rate (accepted levels over drafted levels), overall and per level.
+
+    ``predict`` answers the requests of ``RecommendationData.predict_histories``; ``PredictionWriter`` writes the
+    answers to a file.
 
     Args:
-        stage: where in the run folder logs and predictions go.
+        stage: folder in the run folder that logs and predictions go to.
         target: the model whose answer counts.
-        drafter: who proposes.
-        verifier: what is accepted.
+        drafter: proposes prefixes.
+        verifier: decides which of them are accepted.
         draft: the model of a drafter that needs one.
         num_beams: beam width K.
-        metrics_at: the k of the metrics; the largest is that of the baselines, too.
+        metrics_at: the values of k for the metrics; the baselines use the largest.
         normalize: how scores are normalised: ``vocabulary``, as ``transformers.generate`` does, or ``allowed``.
-        exclude_seen: leave out the items of a user's history: those that come before the test items in ``test``, all
-            that are known in ``predict``.
-        seed: of a verifier that samples; in ``predict`` the draws depend on it and on the batch only.
+        exclude_seen: leave out the items of a user's history: in ``test`` those before the test items, in ``predict``
+            all known items.
+        seed: seed of a verifier that samples; in ``predict`` the draws depend only on it and on the batch.
+
+    Raises:
+        ValueError: if ``num_beams`` or ``metrics_at`` is out of range.
     """
 
     def __init__(
@@ -89,23 +101,13 @@ class Inference(StageModule):
     def configure_model(self) -> None:
         """Build the models and the trie (here and not earlier: the data module knows the catalog)."""
         if not hasattr(self, "target"):
-            self.require_whole_models("decoding")
-            self.target = self.build(self.target_source)
-            self.draft = self.build(self.draft_source) if self.draft_source and self.drafter.needs_draft else None
+            require_unsharded_models(self.trainer, "decoding")
+            self.target = build_model(self.target_source, self.data, self.trainer)
+            draft = self.draft_source if self.drafter.needs_draft else None
+            self.draft = build_model(draft, self.data, self.trainer) if draft else None
             self.trie = ItemTrie(self.data.catalog.tokens)
             self.catalog_coverage = CatalogCoverage(self.data.catalog.num_items, self.num_beams)
             self.speculation = Speculation(self.data.catalog.num_levels)
-
-    def on_test_start(self) -> None:
-        """Make the decoder and the baselines."""
-        self._start()
-        train, num_items = self.data.interactions.train, self.data.catalog.num_items
-        self.popular = recommend_popular(train, num_items, self.baseline_k)
-        self.transitions = TransitionCounts(train, num_items)
-
-    def on_predict_start(self) -> None:
-        """Make the decoder."""
-        self._start()
 
     def _start(self) -> None:
         pack_linears(self.target)  # not earlier: packed weights cannot be moved to a device or into shards
@@ -115,22 +117,30 @@ class Inference(StageModule):
         self._generator = torch.Generator(self.device).manual_seed(self.seed)
 
     def decoder(self, drafter: Drafter) -> SpeculativeDecoder:
-        """Return a decoder of this module's models with some drafter."""
+        """Return a decoder with this module's models and verifier and the given drafter."""
         return SpeculativeDecoder(self.target, self.trie, drafter, self.verifier, self.draft, self.normalize)
 
     def item_filter(self, batch: RequestBatch) -> ItemFilter | None:
-        """Return which items each request may get; None: all."""
+        """Return the filter that ``exclude_seen`` asks for; None: every request may get all items."""
         if not self.exclude_seen:
             return None
-        unseen = torch.ones(len(batch.users), self.data.catalog.num_items, dtype=torch.bool)
-        for row, user in enumerate(batch.users.tolist()):
-            seen = self.data.predict_histories.items[user] if self.trainer.predicting else self.data.test_history(user)
-            unseen[row, seen] = False
-        return ItemFilter(unseen.to(self.device))
+        users = batch.users.tolist()
+        if self.trainer.predicting:
+            histories = [self.data.predict_histories.items[user] for user in users]
+        else:
+            histories = [self.data.test_history(user) for user in users]
+        return unseen_items(histories, self.data.catalog.num_items, self.device)
 
     def recommend(self, batch: RequestBatch, item_filter: ItemFilter | None) -> Decoded:
         """Decode a batch."""
         return self.main_decoder(batch.prompts, batch.prompt_mask, self.num_beams, item_filter, self._generator)
+
+    def on_test_start(self) -> None:
+        """Make the decoder and the baselines."""
+        self._start()
+        train, num_items = self.data.interactions.train, self.data.catalog.num_items
+        self.popular = recommend_popular(train.values, num_items, self.baseline_k)
+        self.transitions = TransitionCounts(train.offsets, train.values, num_items)
 
     def test_step(self, batch: RequestBatch, batch_idx: int) -> None:
         """Decode a batch and update the metrics."""
@@ -141,7 +151,7 @@ class Inference(StageModule):
         )
         self.ranking.update(items, batch.truth)
         self.catalog_coverage.update(items)
-        self.speculation.update(decoded)
+        self.speculation.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
         self._update_baselines(batch)
         epoch: dict[str, Any] = {
             **dict(self.ranking.items()),
@@ -151,20 +161,20 @@ class Inference(StageModule):
         }
         self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=len(batch.users))
 
-    def on_test_epoch_end(self) -> None:
-        """Log what speculation cost."""
-        values = {f"test/{name}": value for name, value in self.speculation.compute().items() if not value.isnan()}
-        self.log_dict(values, sync_dist=True)  # the same on all processes; without it Lightning warns
-        self.speculation.reset()
-
     def _update_baselines(self, batch: RequestBatch) -> None:
         k = self.baseline_k
         followers = [self.transitions.recommend(self.data.test_history(user), k) for user in batch.users.tolist()]
         self.popularity_recall.update(self.popular.expand(len(followers), -1).to(self.device), batch.truth)
         self.transitions_recall.update(torch.stack(followers).to(self.device), batch.truth)
 
+    def on_test_epoch_end(self) -> None:
+        """Log what speculation cost."""
+        values = {f"test/{name}": value for name, value in self.speculation.compute().items() if not value.isnan()}
+        self.log_dict(values, sync_dist=True)  # the same on all processes; without it Lightning warns
+        self.speculation.reset()
+
     def answer_settings(self) -> dict[str, str]:
-        """Return all that a prediction depends on, by the name of the setting; models and data as hashes."""
+        """Return everything that predictions depend on, by the name of the setting; models and data as hashes."""
         settings = {
             "model.drafter": _described(self.drafter),
             "model.verifier": _described(self.verifier),
@@ -178,37 +188,21 @@ class Inference(StageModule):
             settings[f"model.{name}"] = str(getattr(self, name))
         return settings
 
+    def on_predict_start(self) -> None:
+        """Make the decoder."""
+        self._start()
+
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Return one record a request: user, and per semantic ID its items (as the data names them) and score."""
-        self._generator.manual_seed(self.seed * 1_000_003 + int(batch.rows[0]))  # the same in any process, and resumed
+        """Return one record per request: the user's name and the fields of :class:`atspeed.recommender.Answer`."""
+        self._generator.manual_seed(self.seed * 1_000_003 + int(batch.rows[0]))  # in any process, resumed or not
         item_filter = self.item_filter(batch)
         decoded = self.recommend(batch, item_filter)
-        return [
-            self._record(*request)
-            for request in zip(
-                batch.users.tolist(),
-                decoded.leaves,
-                decoded.scores.tolist(),
-                decoded.target_calls.tolist(),
-                item_filter.item_mask if item_filter else [None] * len(batch.users),
-                strict=True,
-            )
-        ]
-
-    def _record(
-        self, user: int, leaves: Tensor, scores: list[float], target_calls: int, item_mask: Tensor | None
-    ) -> dict[str, Any]:
-        catalog = self.data.catalog
-        answers = []
-        for leaf, score in zip(leaves[leaves > 0], scores, strict=False):
-            wanted = None if item_mask is None else item_mask[None]
-            items = self.trie.concatenated_items(leaf.view(1, 1), catalog.num_items, wanted)[0].tolist()
-            names = [catalog.names[item] for item in items]
-            answers.append({"items": names, "sid": list(catalog.sid(items[0])), "score": score})
-        return {"user": self.data.predict_histories.users[user], "recommended": answers, "target_calls": target_calls}
+        users = [self.data.predict_histories.users[user] for user in batch.users.tolist()]
+        found = answers(decoded, self.trie, self.data.catalog, item_filter)
+        return [{"user": user, **asdict(answer)} for user, answer in zip(users, found, strict=True)]
 
 
 def _described(part: Drafter | Verifier) -> str:
-    """Class and constructor arguments (attributes of the same names) in words."""
-    names = [name for name in inspect.signature(type(part)).parameters if hasattr(part, name)]
-    return f"{type(part).__name__}({', '.join(f'{name}={getattr(part, name)}' for name in names)})"
+    """Class and constructor arguments in words."""
+    arguments = constructor_arguments(part).items()
+    return f"{type(part).__name__}({', '.join(f'{name}={value}' for name, value in arguments)})"

@@ -1,4 +1,4 @@
-"""The optimiser and schedule that every training module uses."""
+"""Optimiser and learning-rate schedule of every training module."""
 
 import math
 from typing import Any
@@ -7,23 +7,31 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from atspeed.models import whole_shape
+from atspeed.models import unsharded_shape
 
 
 def cosine_adamw(
     module: pl.LightningModule, network: nn.Module, learning_rate: float, weight_decay: float, warmup_steps: int
 ) -> dict[str, Any]:
-    """AdamW on a network, with linear warm-up and a cosine down to zero over the steps that the Trainer plans.
+    """Return AdamW on a network, with linear warm-up and a cosine to zero over the Trainer's planned steps.
 
-    Weight decay applies to matrices only, not to norms and biases.
+    Args:
+        module: gives the Trainer.
+        network: its trainable parameters are optimised.
+        learning_rate: peak of the schedule.
+        weight_decay: applies to matrices only, not to norms and biases.
+        warmup_steps: optimiser steps of warm-up.
+
+    Returns:
+        what Lightning's ``configure_optimizers`` returns.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    matrices = [p for p in parameters if len(whole_shape(p)) >= 2]
-    others = [p for p in parameters if len(whole_shape(p)) < 2]
+    matrices = [p for p in parameters if len(unsharded_shape(p)) >= 2]
+    others = [p for p in parameters if len(unsharded_shape(p)) < 2]
     groups = [
         {"params": members, "weight_decay": decay}
         for members, decay in ((matrices, weight_decay), (others, 0.0))
-        if members  # DeepSpeed drops empty groups, and the schedule would miss them
+        if members  # DeepSpeed drops empty groups, which the schedule would still count
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95))
     num_steps = max(1, int(module.trainer.estimated_stepping_batches))

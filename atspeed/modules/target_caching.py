@@ -1,27 +1,35 @@
 """Writing the target cache."""
 
+from collections.abc import Sequence
 from operator import itemgetter
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from atspeed.alignment.target_cache import Split, TargetCache, cached_prefixes
+from atspeed.alignment.sequences import search_beams
+from atspeed.alignment.target_cache import Split, TargetCache, TargetShard, cached_prefixes, target_settings
 from atspeed.data import RecommendationData
 from atspeed.decoding import ItemTrie, PrefixScorer
-from atspeed.modules.alignment import Alignment, search_beams
+from atspeed.decoding.probe import check_tree_attention
+from atspeed.modules.alignment import Alignment
+from atspeed.modules.model_building import build_frozen_model
 from atspeed.modules.stage import StageModule
+from atspeed.modules.zero import zero_stage
 
 
 class TargetCaching(StageModule):
-    """Writes the target cache that an alignment reads; run by ``Trainer.predict``, a batch is a shard.
+    """Computes the target cache that an alignment reads; run by ``Trainer.predict``, a batch is a shard.
 
-    Shards that are there are passed over, so a run that was killed goes on where it stopped. Processes deal the shards
-    out among them, by their numbers: another process may have written some since this one looked.
+    Shards that exist are skipped, so an interrupted run resumes with the next one. Shards are dealt out to the
+    processes by their numbers, not by what is missing: another process may have written some since this one looked.
 
     Args:
-        alignment: the module that will read the cache.
-        data: the data it will read it for.
+        alignment: the module that will read the cache; only its settings are used.
+        data: the data that it will read it for.
 
     Raises:
         ValueError: if the alignment names no ``target_cache``.
@@ -32,8 +40,10 @@ class TargetCaching(StageModule):
         if alignment.target_cache is None:
             raise ValueError("model.target_cache is not set: name the folder (in the run folder) of the target cache")
         self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be fewer shards than processes
-        self.alignment = alignment
         self.folder = alignment.target_cache
+        self.target_source = alignment.target_source
+        self.target_dtype = alignment.target_dtype
+        self.num_beams = alignment.num_beams
         self._data = data
 
     @property
@@ -41,25 +51,32 @@ class TargetCaching(StageModule):
         """The requests; not the Trainer's data module, whose prediction batches are others."""
         return self._data
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Return the callback that writes the shards."""
+        return [TargetShardWriter()]
+
     def setup(self, stage: str) -> None:
-        """Load the data; refuse what would make the target another than :meth:`Alignment.cache_parts` says."""
-        if self.zero_stage:
+        """Load the data; refuse what would make a target that differs from that of the settings."""
+        if zero_stage(self.trainer):
             raise ValueError(
                 "trainer.strategy is DeepSpeed, which cannot be used for cache-target: it chooses the dtype of the "
                 "weights, and its shards keep processes waiting for each other. Set trainer.strategy to ddp or auto, "
-                "where each process holds the whole target, and model.target_dtype bfloat16 if it is too large"
+                "where each process holds the complete target, and model.target_dtype bfloat16 if it is too large"
             )
         self.data.setup()
 
     def configure_model(self) -> None:
         """Build the target."""
         if not hasattr(self, "target"):
-            self.target = self.alignment.build_target(self)
+            self.target = build_frozen_model(self.target_source, self.target_dtype, self.data, self.trainer)
             self.trie = ItemTrie(self.data.catalog.tokens)
 
     def predict_dataloader(self) -> DataLoader:
         """Loader of the shards that this process is to write."""
-        self.cache = TargetCache(self.run_dir / self.folder, self.data, self.alignment.cache_parts(self))
+        settings = target_settings(
+            self.target_source, self.run_dir, self.num_beams, str(self.trainer.precision), self.target_dtype
+        )
+        self.cache = TargetCache(self.run_dir / self.folder, self.data, settings)
         if self.trainer.is_global_zero:
             self.cache.prepare()
         missing = set(self.cache.missing())
@@ -67,24 +84,45 @@ class TargetCaching(StageModule):
         shards = [shard for shard in mine if shard in missing]
         return DataLoader(shards, batch_size=1, collate_fn=itemgetter(0))  # type: ignore[arg-type]
 
-    def predict_step(self, shard: tuple[Split, int], batch_idx: int) -> int:
-        """Write a shard; return how many requests it holds."""
-        split, number = shard
+    def on_predict_start(self) -> None:
+        """Refuse a target that does not take a tree mask; see :func:`check_tree_attention`."""
+        check_tree_attention(self.target, self.data.max_prompt_tokens - self.trie.num_levels, self.trie.num_levels)
+
+    def predict_step(self, shard: tuple[Split, int], batch_idx: int) -> TargetShard:
+        """Return the content of a shard."""
         trie = self.trie.to(self.device)
-        requests = self.cache.requests_of(split, number)
+        requests = self.cache.shard_requests(*shard)
         size = max(1, self.data.max_tokens // self.data.max_prompt_tokens)
-        all_beams: dict[int, Tensor] = {}
-        all_edges: dict[int, Tensor] = {}
+        beams: dict[int, Tensor] = {}
+        child_log_probs: dict[int, Tensor] = {}
         for batch in self.data.batches_by_length(requests, size, self.device):
             target = PrefixScorer(self.target, trie, batch.prompts, batch.prompt_mask)
-            beams = search_beams(target, self.alignment.num_beams)
-            truth = trie.leaves(batch.truth[:, 0])
+            leaves = search_beams(target, self.num_beams)  # [B, K]
+            truth = trie.leaves(batch.truth[:, 0])  # [B]
             target.score(trie.path(truth))
-            edges, mask = target.edges(*cached_prefixes(trie, beams, truth))
-            for row, leaves, values, exists in zip(
-                batch.rows.tolist(), beams.cpu(), edges.cpu(), mask.cpu(), strict=True
-            ):
-                all_beams[row], all_edges[row] = leaves, values[exists]
+            log_probs, mask = target.child_log_probs(*cached_prefixes(trie, leaves, truth))  # [B, W]
+            found = zip(batch.rows.tolist(), leaves.cpu(), log_probs.cpu(), mask.cpu(), strict=True)
+            for row, row_leaves, row_log_probs, exists in found:
+                beams[row], child_log_probs[row] = row_leaves, row_log_probs[exists]
         rows = [request.row for request in requests]
-        self.cache.write(split, number, torch.stack([all_beams[row] for row in rows]), [all_edges[row] for row in rows])
-        return len(requests)
+        return TargetShard(*shard, torch.stack([beams[row] for row in rows]), [child_log_probs[row] for row in rows])
+
+
+class TargetShardWriter(BasePredictionWriter):
+    """Writes each shard to the cache as soon as it is computed, so that a kill loses one shard at most."""
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="batch")
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: TargetCaching,  # type: ignore[override]
+        prediction: TargetShard,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write a shard."""
+        pl_module.cache.write(prediction)

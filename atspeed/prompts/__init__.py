@@ -1,4 +1,4 @@
-"""From a history of items to the tokens that a model reads."""
+"""From a history of items to the tokens that a model reads. No Lightning."""
 
 from atspeed.prompts.compact import CompactPrompt
 

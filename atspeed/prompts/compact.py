@@ -1,22 +1,21 @@
-"""From a user's items to the model's tokens."""
+"""The prompt of the compact vocabulary: codes and separators."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from atspeed.catalog.item_catalog import ItemCatalog
+from atspeed.catalog.item_catalog import ItemCatalog, ItemIndices
 from atspeed.catalog.vocabulary import BOS, SEP
 
-IGNORED = -100  # the label that torch's and transformers' cross-entropies skip
+IGNORED = -100  # the label that the cross-entropies of torch and transformers skip
 
 
 @dataclass(frozen=True)
 class CompactPrompt:
-    """``<bos> codes <sep> codes <sep> …``: every item is closed by a separator, after which the next one is written.
+    """``<bos> codes <sep> codes <sep> …``: a separator ends every item, and the next item follows it.
 
-    So the last position of a prompt looks like each position at which training predicts an item.
+    So the model predicts the next item at the last separator of a prompt, as it does at every separator in training.
 
     Args:
         catalog: the items.
@@ -26,17 +25,17 @@ class CompactPrompt:
     catalog: ItemCatalog
     max_items: int = 20
 
-    def encode(self, history: Sequence[int]) -> Tensor:
+    def encode(self, history: ItemIndices) -> Tensor:
         """Return the prompt of a history of item indices, shape ``[P]``, int64."""
         codes = self.catalog.encode(history[-self.max_items :])  # [items, L]
         closed = torch.nn.functional.pad(codes, (0, 1), value=SEP)  # [items, L + 1]
         return torch.nn.functional.pad(closed.flatten(), (1, 0), value=BOS)
 
-    def encode_labelled(self, items: Sequence[int], last_only: bool = False) -> tuple[Tensor, Tensor]:
-        """Return tokens and labels, each ``[P]``, of up to ``max_items + 1`` items that are to be predicted.
+    def encode_labelled(self, items: ItemIndices, last_only: bool = False) -> tuple[Tensor, Tensor]:
+        """Return tokens and labels of the last ``max_items + 1`` items to learn from, each ``[P]``, int64.
 
-        The codes of all items (or of the last one only) are labels; special tokens never are, since a fixed-length
-        SID tells by itself where it ends.
+        The codes of all items are labels (with ``last_only``, those of the last item). Special tokens are not, because
+        a SID of fixed length does not need an end token.
         """
         history, last = items[-self.max_items - 1 : -1], items[-1:]
         tokens = torch.cat([self.encode(history), self.catalog.encode(last).flatten()])

@@ -40,9 +40,9 @@ def test_packing_equals_counting_prefixes(sids: list[tuple[int, ...]], draw: st.
             assert len([p for p in prefixes if p]) == len({p for p in prefixes if p})
 
             count = trie.num_children[level.nodes]
-            place = torch.arange(int(count.max()))
-            exists = place < count[..., None]
-            children = (trie.first_child[level.nodes][..., None] + place) * exists
+            index = torch.arange(int(count.max()))
+            exists = index < count[..., None]
+            children = (trie.first_child[level.nodes][..., None] + index) * exists
             next_shares = level.next_shares(children)[row]
             for prefix, nodes, values in zip(prefixes, children[row], next_shares, strict=True):
                 if prefix in found:

@@ -6,8 +6,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from atspeed.benchmark import AlignmentBenchmark
-from atspeed.benchmark.benchmark import Method
+from atspeed.benchmark import AlignmentBenchmark, Method
 from atspeed.callbacks import HuggingFaceExport
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import HybridDrafter, ModelDrafter, RelaxedSampling, StrictTopK
@@ -81,6 +80,7 @@ def test_coverage_grows_with_the_width_and_is_larger_for_a_perfect_draft(result:
             for draft in ("untrained", "perfect")
         )
         assert len(perfect) == 3
+        assert {row["level"] for row in result["coverage"]} == {1}, "prefixes of two codes"
         assert perfect == sorted(perfect)
         assert perfect[-1] == 1
         assert untrained[0] < perfect[0]

@@ -29,10 +29,10 @@ def scores_of_all_nodes(seed: int, legal_only: bool) -> torch.Tensor:
             logits = logits[len(prompt) - 1 : -1]
             if legal_only:
                 parents = TRIE.path(torch.tensor(node)).flip(-1)[-len(codes) - 1 : -1] if len(codes) > 1 else []
-                for place, parent in enumerate([0, *[int(p) for p in parents if p > 0]]):
+                for depth, parent in enumerate([0, *[int(p) for p in parents if p > 0]]):
                     legal = TRIE.token[torch.where(TRIE.parent[1:] == parent)[0] + 1]
                     outside = torch.ones(VOCAB_SIZE, dtype=torch.bool).index_fill(0, legal, False)
-                    logits[place, outside] = -torch.inf
+                    logits[depth, outside] = -torch.inf
             scores[row, node] = logits.log_softmax(-1).gather(1, codes[:, None]).sum()
     return scores
 
@@ -40,21 +40,21 @@ def scores_of_all_nodes(seed: int, legal_only: bool) -> torch.Tensor:
 @pytest.mark.parametrize("seed", [0, 1], ids=["the target itself", "another draft"])
 def test_coverage_counts_requests_whose_target_beams_lie_in_the_drafts_best(seed: int) -> None:
     rows = measure_coverage(TARGET, tiny_model("llama", VOCAB_SIZE, seed), TRIE, BATCHES, (1, 3), (2, 5, 8, 30))
-    found = {(row["level"], row["num_beams"], row["draft_beams"]): row["coverage"] for row in rows}
+    found = {(row.level, row.num_beams, row.draft_beams): row.coverage for row in rows}
     target, draft = scores_of_all_nodes(0, False), scores_of_all_nodes(seed, True)
     first, second, end = TRIE.depth_start[1:4]
     for width in (1, 3):
         for size in (2, 5, 8, 30):
-            covered = {1: 0, 2: 0}
+            covered = {0: 0, 1: 0}
             for row in range(len(PROMPTS)):
                 beams = [target[row, first:second].topk(width).indices + first]
                 children = torch.cat([torch.where(TRIE.parent[:end] == beam)[0] for beam in beams[0]])
                 beams.append(children[target[row, children].topk(width).indices])
-                for level, (start, stop) in enumerate(((first, second), (second, end)), 1):
+                for level, (start, stop) in enumerate(((first, second), (second, end))):
                     best = (
                         draft[row, start:stop].topk(min(size, stop - start)).indices + start
                     )  # widest N: all first codes
-                    covered[level] += set(beams[level - 1].tolist()) <= set(best.tolist())
-            for level in (1, 2):
+                    covered[level] += set(beams[level].tolist()) <= set(best.tolist())
+            for level in (0, 1):
                 assert found[level, width, size] == pytest.approx(covered[level] / len(PROMPTS))
     assert any(0 < share < 1 for share in found.values()), "the case must be neither always nor never covered"

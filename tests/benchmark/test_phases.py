@@ -34,10 +34,10 @@ def test_phases_add_up_to_the_whole_and_leave_nothing_behind() -> None:
     decoder(PROMPTS, MASK, 3)
     start = time.perf_counter()
     phases = measure_phases(decoder, [BATCH] * 10, 3)
-    whole = 100 * (time.perf_counter() - start)  # milliseconds a batch
+    total = 100 * (time.perf_counter() - start)  # milliseconds per batch
     assert set(phases) == set(PHASES)
     assert all(value > 0 for value in phases.values())
-    assert sum(phases.values()) == pytest.approx(whole, rel=0.1)
+    assert sum(phases.values()) == pytest.approx(total, rel=0.1)
     assert not TARGET._forward_hooks
     assert not TARGET._forward_pre_hooks
     assert not {"propose", "advance"} & (vars(decoder.drafter).keys() | vars(decoder.verifier).keys())

@@ -1,21 +1,18 @@
-import itertools
 import json
 import logging
-import statistics
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
 from atspeed.benchmark import Tuner
-from atspeed.benchmark.tuner import median_interval, overlay_of
 from atspeed.cli.main import main
-from atspeed.cli.shipped_configs import CONFIGS
 from atspeed.data import EmbeddedCatalog, RecommendationData
-from atspeed.decoding import Drafter, HybridDrafter, ModelDrafter, NoDrafter, StrictTopK, TrieDrafter
+from atspeed.decoding import Drafter
 from atspeed.models import Exported, NewModel
+from tests.benchmark.overlays import CONFIGS, recommend_with
 from tests.modules.tiny import TINY
-from tests.test_configs import ParseOnly
 
 DEEP = NewModel("llama", {**TINY, "num_hidden_layers": 12})  # a call costs much, a token little: fewer calls win
 THREADS = torch.get_num_threads()
@@ -25,22 +22,13 @@ def small_data(batch_size: int = 2) -> RecommendationData:
     return RecommendationData(EmbeddedCatalog(num_users=40, num_items=140), max_history=8, batch_size=batch_size)
 
 
-def recommend_with(overlay: str, folder: Path) -> Drafter:
-    """What configs/recommend.yaml decodes with under an overlay."""
-    file = folder / "overlay.yaml"
-    file.write_text(overlay)
-    config = ["--config", str(CONFIGS / "recommend.yaml"), "--config", str(file)]
-    cli = ParseOnly(["test", *config, "--trainer.default_root_dir", str(folder), "--trainer.accelerator", "cpu"])
-    assert isinstance(cli.model.verifier, StrictTopK)
-    return cli.model.drafter
-
-
 def test_the_fastest_is_chosen_and_what_is_slow_is_not(tmp_path: Path) -> None:
     trie, hybrid, widths, gammas = ("auto", 128), (64,), (10,), (1, 3)  # 640 would take all without a draft call
     settings = {"num_beams": 4, "num_finalists": 2, "num_threads": THREADS, "out": tmp_path}
     tuner = Tuner(DEEP, DEEP, trie, hybrid, widths, gammas, **settings)  # type: ignore[arg-type]
-    result = tuner.run(small_data())
-    assert json.loads((tmp_path / "tune" / "tune.json").read_text()) == result
+    tuned = tuner.run(small_data())
+    result = json.loads((tmp_path / "tune" / "tune.json").read_text())
+    assert result == json.loads(json.dumps(asdict(tuned)))
     first, final = ([row for row in result["rows"] if row["round"] == name] for name in ("first round", "final"))
     assert [row["candidate"] for row in first] == list(tuner.candidates)
     assert [row["batches"] for row in first + final] == [7] * 6 + [13] * 3
@@ -66,8 +54,8 @@ def test_without_a_draft_its_candidates_are_left_out(tmp_path: Path, caplog: pyt
     caplog.set_level(logging.INFO)
     tiny = NewModel("llama", TINY)
     tuner = Tuner(tiny, Exported("strict"), (64,), (64,), (10,), (2,), 3, num_threads=THREADS, out=tmp_path)
-    rows = tuner.run(small_data())["rows"]
-    assert [row["candidate"] for row in rows] == ["plain", "trie, 64 nodes"] * 2
+    rows = tuner.run(small_data()).rows
+    assert [row.candidate for row in rows] == ["plain", "trie, 64 nodes"] * 2
     assert "left out, because they need a draft: hybrid, 64 nodes; draft, N = 10, γ = 2" in caplog.text
     assert "configs/strict.yaml" in caplog.text
 
@@ -76,35 +64,6 @@ def test_too_few_users_for_an_interval_are_refused(tmp_path: Path) -> None:
     tuner = Tuner(NewModel("llama", TINY), num_threads=THREADS, out=tmp_path)
     with pytest.raises(ValueError, match=r"40 validation users .* 2 batches of data.batch_size 16 .* lower"):
         tuner.run(small_data(batch_size=16))
-
-
-@pytest.mark.parametrize("count", [6, 7, 9, 12])
-def test_the_interval_misses_the_median_in_one_of_twenty_cases_at_the_most(count: int) -> None:
-    """All ways in which values fall below and above the true median, 0, are equally likely."""
-
-    def missed(margin: int) -> float:
-        cases = list(itertools.product((-1, 1), repeat=count))
-        intervals = [(sorted(case)[margin], sorted(case)[-1 - margin]) for case in cases]
-        return statistics.mean(low > 0 or high < 0 for low, high in intervals)
-
-    values = [float(place) for place in range(count)]
-    low, high = median_interval(values)
-    margin = int(low)
-    assert high == count - 1 - margin
-    assert missed(margin) <= 0.05 < missed(margin + 1)
-    with pytest.raises(ValueError, match="expected 6 or more"):
-        median_interval(values[:5])
-
-
-@pytest.mark.parametrize(
-    "drafter",
-    [NoDrafter(), TrieDrafter("auto", 0.25), HybridDrafter(99), ModelDrafter(24, 2)],
-    ids=lambda d: type(d).__name__,
-)
-def test_recommend_takes_the_overlay_with_all_settings(drafter: Drafter, tmp_path: Path) -> None:
-    taken = recommend_with(overlay_of(drafter, "words"), tmp_path)
-    assert type(taken) is type(drafter)
-    assert vars(taken) == vars(drafter)
 
 
 def test_the_command_takes_its_config(tmp_path: Path) -> None:

@@ -38,11 +38,19 @@ def test_a_trial_run_exports_nothing(tmp_path: Path) -> None:
     assert not model_folder(tmp_path, "target").exists()
 
 
-@pytest.mark.parametrize("callback", [SpeedupMonitor(), PredictionWriter()])
-def test_callbacks_name_the_module_they_need(tmp_path: Path, callback: pl.Callback) -> None:
+@pytest.mark.parametrize(
+    ("callback", "hook", "stage", "needed"),
+    [
+        (SpeedupMonitor(), "on_test_start", (), "an Inference"),
+        (PredictionWriter(), "setup", ("predict",), "an Inference"),
+        (HuggingFaceExport(), "on_train_end", (), "a StageModule"),
+    ],
+)
+def test_callbacks_name_the_module_they_need(
+    tmp_path: Path, callback: pl.Callback, hook: str, stage: tuple[str, ...], needed: str
+) -> None:
     trainer = make_trainer(tmp_path)
-    hook, stage = ("on_test_start", ()) if isinstance(callback, SpeedupMonitor) else ("setup", ("predict",))
-    with pytest.raises(TypeError, match=f"{type(callback).__name__} needs a .*, not LightningModule"):
+    with pytest.raises(TypeError, match=f"{type(callback).__name__} needs {needed}, not LightningModule"):
         getattr(callback, hook)(trainer, pl.LightningModule(), *stage)
 
 

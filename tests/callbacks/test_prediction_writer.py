@@ -178,7 +178,7 @@ def test_sampled_answers_do_not_depend_on_where_a_run_stopped(run_dir: Path) -> 
 
 
 def test_parquet_has_what_json_lines_have(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callbacks.predictions.ROW_GROUP", 128)
+    monkeypatch.setattr("atspeed.callbacks.prediction_writer.ROW_GROUP", 128)
     expected = predict(run_dir)
     predict(run_dir, file_format="parquet")
     table = pq.read_table(run_dir / "recommend" / "predictions.parquet")

@@ -105,7 +105,7 @@ def test_target_calls_choose_the_checkpoint(aligned: tuple[Path, dict[str, list]
 
 @pytest.mark.slow
 def test_the_curves_are_drawn(aligned: tuple[Path, dict[str, list], ModelCheckpoint], tmp_path: Path) -> None:
-    script = str(ROOT / "docs" / "plot_curves.py")
+    script = str(ROOT / "scripts" / "plot_curves.py")
     folder, picture = aligned[0] / "strict", tmp_path / "curves.png"
     subprocess.run([sys.executable, script, str(folder), str(picture)], check=True)
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -143,7 +143,7 @@ def test_values_are_those_of_the_decoder_on_users_from_the_whole_file(tmp_path: 
     module = alignment()
     values = validated(tmp_path, module, monitor(drafter=Recording(8, 3), num_users=5))
     requests = module.data.requests("val")
-    prompts = [module.data.prompt.encode(requests[place * len(requests) // 5].history) for place in range(5)]
+    prompts = [module.data.prompt.encode(requests[index * len(requests) // 5].history) for index in range(5)]
     assert seen == {tuple(prompt.tolist()) for prompt in prompts}
     decoder = SpeculativeDecoder(module.target, module.trie, ModelDrafter(8, 3), draft=module.model)
     answers = [decoder(row[None], torch.ones_like(row[None], dtype=torch.bool), NUM_BEAMS) for row in prompts]

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from atspeed.catalog import ItemCatalog, Vocabulary
@@ -49,3 +50,14 @@ def test_vocabulary_is_a_tokenizer_that_transformers_reads(tmp_path: Path) -> No
 def test_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no tokenizer.json"):
         Vocabulary.load(tmp_path)
+
+
+def test_semantic_ids_are_indices_into_the_sorted_words() -> None:
+    catalog = ItemCatalog({"x": ["<a_10>", "<b_1>"], "y": ["<a_2>", "<b_1>"], "z": ["<a_10>", "<b_1>"]})
+    assert catalog.words == ("<a_2>", "<a_10>", "<b_1>")
+    assert catalog.codes.tolist() == [[1, 2], [0, 2], [1, 2]]
+    assert (catalog.codes.dtype, catalog.tokens.dtype) == (torch.int32, torch.int64)
+    assert [catalog.sid(item) for item in range(3)] == [("<a_10>", "<b_1>"), ("<a_2>", "<b_1>"), ("<a_10>", "<b_1>")]
+    assert catalog.items(["<a_10>"]) == catalog.items(["<a_10>", "<b_1>", "<b_1>"]) == [], "of another length"
+    assert "y" in catalog
+    assert "<a_2>" not in catalog

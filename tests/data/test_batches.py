@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from atspeed.catalog import ItemCatalog
-from atspeed.data.batches import RequestExample, SequenceExample, collate_requests, collate_sequences
+from atspeed.data.batches import collate_requests, collate_sequences
+from atspeed.data.examples import RequestExample, SequenceExample
 from atspeed.data.samplers import BatchesInTurn, LengthBucketSampler
 from atspeed.prompts import CompactPrompt
 

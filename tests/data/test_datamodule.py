@@ -10,7 +10,7 @@ from atspeed.data import AtSpeedLayout, EmbeddedCatalog, RecommendationData
 def test_splits_become_requests_with_the_right_histories(write_layout: Callable[..., Path]) -> None:
     data = RecommendationData(AtSpeedLayout(write_layout()), max_history=3)
     data.setup()
-    assert [(r.user, r.history, r.truth) for r in data.test_requests()] == [
+    assert [(r.user, list(r.history), list(r.truth)) for r in data.test_requests()] == [
         (0, [0, 1, 2, 3], [1, 0]),  # training and validation items; a repeated true item counts once
         (2, [1, 1, 2, 3, 0, 1], [2]),
     ]
@@ -25,9 +25,9 @@ def test_windows_cover_long_histories_and_share_one_item() -> None:
     data = RecommendationData(EmbeddedCatalog(num_users=50), max_history=4)
     data.setup()
     for user, items in enumerate(data.interactions.train):
-        windows = [window for owner, window in data.training_windows() if owner == user]
+        windows = [window.items.tolist() for window in data.training_windows() if window.user == user]
         assert all(len(window) <= 5 for window in windows)
-        assert windows[0] + sum((window[1:] for window in windows[1:]), []) == items
+        assert windows[0] + sum((window[1:] for window in windows[1:]), []) == items.tolist()
 
 
 @pytest.mark.parametrize("examples", ["sequences", "requests"])

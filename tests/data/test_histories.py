@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from atspeed.catalog import ItemCatalog
-from atspeed.data.histories import Histories, read_histories
+from atspeed.data.histories import read_histories
 
 CATALOG = ItemCatalog({"1": ["<a_1>"], "soap": ["<a_2>"], "comb": ["<a_3>"]})
 
@@ -18,7 +18,9 @@ def write(folder: Path, *lines: str) -> Path:
 
 def test_names_are_strings_or_whole_numbers(tmp_path: Path) -> None:
     file = write(tmp_path, '{"user": "u", "history": ["soap", 1, "1"], "day": 3}', "", '{"user": 7, "history": []}')
-    assert read_histories(file, CATALOG, False) == Histories(["u", "7"], [[1, 0, 0], []])
+    histories = read_histories(file, CATALOG, False)
+    assert histories.users == ["u", "7"]
+    assert histories.items.tolist() == [[1, 0, 0], []]
 
 
 @pytest.mark.parametrize(
@@ -48,12 +50,12 @@ def test_unknown_items_are_refused_or_left_out_and_counted(tmp_path: Path, caplo
     with pytest.raises(ValueError, match=rf"{file}:1: item .brush. is not in the catalog.*data.skip_unknown"):
         read_histories(file, CATALOG, False)
     with caplog.at_level(logging.WARNING):
-        assert read_histories(file, CATALOG, True).items == [[1, 2], [2], []]
+        assert read_histories(file, CATALOG, True).items.tolist() == [[1, 2], [2], []]
     assert "left out 3 items" in caplog.text
 
 
 def test_no_request_and_no_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no request"):
         read_histories(write(tmp_path, ""), CATALOG, False)
-    with pytest.raises(FileNotFoundError, match=r"data\.histories '.*nowhere' is no file"):
+    with pytest.raises(FileNotFoundError, match=r"data\.histories '.*nowhere' is not a file"):
         read_histories(tmp_path / "nowhere", CATALOG, False)

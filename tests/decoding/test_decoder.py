@@ -149,6 +149,13 @@ def test_ties_go_to_the_smaller_node() -> None:
     assert select_top(torch.tensor([[9, 8]]), torch.tensor([[0.0, -0.0]]), 1)[0].tolist() == [[8]]
 
 
+def test_a_score_above_0_counts_as_0() -> None:
+    """Rounding may lift one; its bits would order as those of a very bad score."""
+    nodes, scores = select_top(torch.tensor([[9, 8, 7]]), torch.tensor([[-0.5, 1e-7, 0.0]]), 3)
+    assert nodes.tolist() == [[7, 8, 9]]
+    assert scores.tolist() == [[0.0, 0.0, -0.5]]
+
+
 def test_padding_is_the_root() -> None:
     nodes, scores = select_top(torch.tensor([[4, 5]]), torch.tensor([[-1.0, -torch.inf]]), 3)
     assert nodes.tolist() == [[4, ROOT, ROOT]]

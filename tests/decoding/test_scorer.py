@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from atspeed.decoding import ROOT, ItemTrie, PrefixScorer, SpeculativeDecoder, TrieDrafter
-from atspeed.decoding.scorer import _logsumexp_by
+from atspeed.decoding.forward import _logsumexp_by
 from tests.decoding.tiny import FAMILIES, random_prompts, random_sids, tiny_model
 
 VOCAB_SIZE = 12

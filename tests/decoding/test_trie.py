@@ -104,7 +104,7 @@ def test_identifiers_of_different_lengths(titles: list[list[int]]) -> None:
     [
         ([[4, 5], [4, END]], r"the semantic ID \[4\] is the beginning of another one: end each with an end token"),
         ([[4, 5], [END, END]], "the semantic ID of item 1 is empty"),
-        ([[4, 5, 6], [4, END, 6]], "the semantic ID of item 1 goes on after -1, its end"),
+        ([[4, 5, 6], [4, END, 6]], "the semantic ID of item 1 continues after -1, which ends it"),
     ],
 )
 def test_identifiers_that_cannot_be_told_apart_are_refused(sids: list[list[int]], message: str) -> None:

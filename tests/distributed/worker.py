@@ -23,7 +23,7 @@ from atspeed.callbacks import HuggingFaceExport
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import StrictTopK, TrieDrafter
 from atspeed.losses import AtSpeedS
-from atspeed.models import Checkpoint, LoRA, ModelSource, NewModel, whole_state
+from atspeed.models import Checkpoint, LoRA, ModelSource, NewModel, unsharded_state
 from atspeed.modules import Alignment, FineTuning, Inference, TargetCaching
 from tests.distributed.strategies import CPUDeepSpeedStrategy
 from tests.modules.tiny import TINY, make_trainer
@@ -61,7 +61,7 @@ class Watch(pl.Callback):
             if not hasattr(module, "model"):
                 configure_model()
                 self.seen["built"] = self._held(module)
-                self.seen["initial"] = {name: value.clone() for name, value in whole_state(module.model).items()}  # type: ignore[arg-type]
+                self.seen["initial"] = {name: value.clone() for name, value in unsharded_state(module.model).items()}  # type: ignore[arg-type]
 
         module.configure_model = build_and_look  # type: ignore[method-assign]
 

@@ -47,15 +47,15 @@ def make_prefixes(draft: Tensor, target: Tensor, **replaced: Tensor | int) -> Pr
         "num_levels": 1,
         **replaced,
     }
-    return Prefixes(draft[None], target[None], **values)  # type: ignore[arg-type]
+    return Prefixes(draft_log_probs=draft[None], target_log_probs=target[None], **values)  # type: ignore[arg-type]
 
 
-def reverse_kl(draft: Row, target: Row, k: int, rest: bool = True) -> float:
+def reverse_kl(draft: Row, target: Row, k: int, remainder: bool = True) -> float:
     legal = [i for i, value in enumerate(draft) if value > -math.inf]
     top = sorted(legal, key=lambda i: -draft[i])[:k]
     total = sum(math.exp(draft[i]) * (draft[i] - target[i]) for i in top)
     left = [i for i in legal if i not in top]
-    if rest and left:
+    if remainder and left:
         q, p = (sum(math.exp(row[i]) for i in left) for row in (draft, target))
         total += q * (math.log(q) - math.log(p))
     return total
@@ -90,7 +90,7 @@ def cross_entropy(draft: Row, target: Row) -> float:
 
 CASES: dict[str, tuple[AlignmentLoss, Callable[[Row, Row], float]]] = {
     "AtSpeedS": (AtSpeedS(3), lambda q, p: reverse_kl(q, p, 3) + density(q, p, 3)),
-    "AtSpeedS as printed": (AtSpeedS(3, rest=False), lambda q, p: reverse_kl(q, p, 3, False) + density(q, p, 3)),
+    "AtSpeedS as printed": (AtSpeedS(3, remainder=False), lambda q, p: reverse_kl(q, p, 3, False) + density(q, p, 3)),
     "AtSpeedS, K = 1": (AtSpeedS(1), lambda q, p: reverse_kl(q, p, 1) + density(q, p, 1)),
     "AtSpeedS, all children": (AtSpeedS(8), lambda q, p: reverse_kl(q, p, 8) + density(q, p, 8)),
     "AtSpeedS, more than all": (AtSpeedS(20), lambda q, p: reverse_kl(q, p, 20)),
@@ -129,13 +129,13 @@ def test_gradient_equals_finite_differences_of_the_oracle(name: str) -> None:
     loss(make_prefixes(logits.log_softmax(-1), target)).sum().backward()
     assert logits.grad is not None
     step = 1e-6
-    for place in range(8):
+    for index in range(8):
         values = []
         for sign in (1, -1):
             moved = logits.detach().double().clone()
-            moved[0, place] += sign * step
+            moved[0, index] += sign * step
             values.append(oracle(moved.log_softmax(-1)[0].tolist(), target[0].double().tolist()))
-        assert logits.grad[0, place].item() == pytest.approx(
+        assert logits.grad[0, index].item() == pytest.approx(
             (values[0] - values[1]) / (2 * step), abs=GRADIENT_TOLERANCE
         )
 
@@ -180,17 +180,17 @@ def test_bounds() -> None:
     assert JensenShannon()(make_prefixes(draft, target)).item() == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_without_the_rest_the_reverse_kl_falls_below_zero() -> None:
+def test_without_the_remainder_the_reverse_kl_falls_below_zero() -> None:
     """What the printed formula rewards: a draft that moves its mass out of its own top-K."""
     target = torch.tensor([[0.3, 0.3, 0.1, 0.1, 0.1, 0.1]]).log()
     draft = torch.tensor([[0.2, 0.2, 0.15, 0.15, 0.15, 0.15]]).log()
-    assert top_k_reverse_kl(draft, target, 2, rest=False) < 0 < top_k_reverse_kl(draft, target, 2)
+    assert top_k_reverse_kl(draft, target, 2, remainder=False) < 0 < top_k_reverse_kl(draft, target, 2)
 
 
 def test_density_uses_the_targets_own_kth_child() -> None:
     draft = torch.tensor([[0.7, 0.2, 0.1]]).log()
-    target = torch.tensor([[0.1, 0.3, 0.6]]).log()  # its second best is 0.3, the draft's second best place has 0.3, too
-    target = target[:, [0, 2, 1]]  # now the draft's second place has 0.6
+    target = torch.tensor([[0.1, 0.3, 0.6]]).log()  # its second best is 0.3, the draft's second best has 0.3, too
+    target = target[:, [0, 2, 1]]  # now the draft's second best has 0.6
     entropy = -(0.7 * math.log(0.7) + 0.2 * math.log(0.2))
     torch.testing.assert_close(top_k_density(draft, target, 2), torch.tensor([0.3 * entropy]))
 

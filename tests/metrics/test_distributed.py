@@ -7,13 +7,12 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from atspeed.decoding import Decoded
 from atspeed.metrics import AnswerOverlap, CatalogCoverage, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 
 NUM_ITEMS = 70
 
 
-def random_batch(number: int) -> tuple[torch.Tensor, torch.Tensor, Decoded]:
+def random_batch(number: int) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
     generator = torch.Generator().manual_seed(number)
     size = 3 + number
     recommended = torch.stack([torch.randperm(NUM_ITEMS, generator=generator)[:10] for _ in range(size)])
@@ -22,19 +21,19 @@ def random_batch(number: int) -> tuple[torch.Tensor, torch.Tensor, Decoded]:
     counts = [torch.randint(1, 5, (size,), generator=generator) for _ in range(2)]
     accepted = torch.randint(0, 3, (size, 3), generator=generator)
     drafted = accepted + torch.randint(0, 3, (size, 3), generator=generator)
-    return recommended, truth, Decoded(recommended, recommended.float(), *counts, accepted, drafted)
+    return recommended, truth, (*counts, accepted, drafted)
 
 
 def values_of(batches: list[int]) -> list[float]:
     ranking = [RecallAtK(5), RecallAtK(3, "reachable"), HitRateAtK(3), HitRateAtK(10, "next"), NDCGAtK(5), MRRAtK(5)]
     catalog, overlap, speculation = CatalogCoverage(NUM_ITEMS, 4), AnswerOverlap(), Speculation(4)
     for number in batches:
-        recommended, truth, decoded = random_batch(number)
+        recommended, truth, speculated = random_batch(number)
         for metric in ranking:
             metric.update(recommended, truth)
         catalog.update(recommended)
         overlap.update(recommended, recommended.roll(number, 0))
-        speculation.update(decoded)
+        speculation.update(*speculated)
     values = [*(metric.compute() for metric in (*ranking, catalog, overlap)), *speculation.compute().values()]
     return [float(value) for value in values]
 

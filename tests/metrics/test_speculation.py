@@ -20,7 +20,7 @@ TARGET, OTHER = tiny_model("llama", VOCAB_SIZE), tiny_model("llama", VOCAB_SIZE,
 def values_of(*batches: Decoded) -> dict[str, float]:
     metric = Speculation(TRIE.num_levels)
     for decoded in batches:
-        metric.update(decoded)
+        metric.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
     return {name: float(value) for name, value in metric.compute().items()}
 
 

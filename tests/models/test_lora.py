@@ -96,5 +96,5 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
         LoRA(base, rank=0)
     with pytest.raises(ValueError, match=r"lora\.dropout is 1\.0"):
         LoRA(base, dropout=1.0)
-    with pytest.raises(ValueError, match="has the embeddings, which are trained in full"):
+    with pytest.raises(ValueError, match="includes the embeddings, which are trained completely"):
         LoRA(base, target_modules=["q_proj", "lm_head"]).build(source.catalog.vocabulary, tmp_path)

@@ -66,7 +66,7 @@ def test_a_foreign_model_keeps_its_body_under_a_new_vocabulary(tmp_path: Path) -
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="has no config.json"):
+    with pytest.raises(FileNotFoundError, match="is not a Hugging Face model folder: it has no config.json"):
         Checkpoint(tmp_path).build(VOCABULARY, tmp_path)
 
 

@@ -13,7 +13,7 @@ from atspeed.data.batches import RequestBatch
 from atspeed.decoding import ItemTrie, NoDrafter, SpeculativeDecoder
 from atspeed.losses import AlignmentLoss, AtSpeedS, Coverage, SequenceKD
 from atspeed.models import NewModel
-from atspeed.modules import Alignment, TargetCaching
+from atspeed.modules import Alignment, TargetCaching, target_caching
 from tests.modules.tiny import TINY, fit, make_trainer
 
 NUM_BEAMS = 4
@@ -54,13 +54,13 @@ def walk(module: Alignment, prompt: Tensor, leaf: Tensor) -> Iterator[tuple[Tens
 
 
 def at_speed_s(log_q: Tensor, log_p: Tensor, next_child: int) -> Tensor:
-    """AtSpeed-S with the rest as one more outcome, written anew."""
+    """AtSpeed-S with the remainder as one more outcome, written anew."""
     q, p = log_q.exp(), log_p.exp()
     order = q.argsort(descending=True)
-    top, rest = order[:NUM_BEAMS], order[NUM_BEAMS:]
+    top, others = order[:NUM_BEAMS], order[NUM_BEAMS:]
     divergence = (q[top] * (log_q[top] - log_p[top])).sum()
-    if len(rest):
-        divergence += q[rest].sum() * (q[rest].sum() / p[rest].sum()).log()
+    if len(others):
+        divergence += q[others].sum() * (q[others].sum() / p[others].sum()).log()
     kth = p.sort(descending=True).values[NUM_BEAMS - 1] if len(p) >= NUM_BEAMS else 0.0
     return divergence - kth * (q[top] * log_q[top]).sum()
 
@@ -275,6 +275,34 @@ def test_a_cache_of_the_target_in_another_dtype_is_refused(tmp_path: Path) -> No
     fit(alignment(target_dtype="bfloat16", target_cache=Path("cache")), data(), tmp_path, **settings)
     with pytest.raises(ValueError, match=r"is stale, model\.target_dtype changed"):
         fit(alignment(target_cache=Path("cache")), data(), tmp_path, **settings)
+
+
+MPT = NewModel("mpt", {"d_model": 32, "n_heads": 2, "n_layers": 1, "max_seq_len": 128})
+"""Numbers positions by cache slot (ALiBi), so that a tree mask gives other scores than plain rows."""
+
+
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_a_model_that_does_not_take_a_tree_mask_is_refused_before_training(tmp_path: Path, role: str) -> None:
+    models = {"target": NewModel("llama", TINY, 1), "draft": NewModel("llama", TINY, 2), role: MPT}
+    module = Alignment("strict", models["target"], models["draft"], AtSpeedS(NUM_BEAMS), num_beams=NUM_BEAMS)
+    with pytest.raises(ValueError, match="MptForCausalLM cannot be used here"):
+        fit(module, data(), tmp_path)
+    assert module.trainer.global_step == 0
+
+
+def test_with_a_cache_it_is_the_caching_that_refuses_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def module() -> Alignment:
+        settings = {"num_beams": NUM_BEAMS, "target_cache": Path("cache")}
+        return Alignment("strict", MPT, NewModel("llama", TINY, 2), AtSpeedS(NUM_BEAMS), **settings)  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match="MptForCausalLM cannot be used here"):
+        make_trainer(tmp_path).predict(TargetCaching(module(), data()))
+    with monkeypatch.context() as patch:
+        patch.setattr(target_caching, "check_tree_attention", lambda *_: None)
+        make_trainer(tmp_path).predict(TargetCaching(module(), data()))
+    fit(module(), data(), tmp_path, limit_train_batches=2, limit_val_batches=0)  # the target is not there
 
 
 @pytest.mark.parametrize(("name", "value"), [("alpha", 1.5), ("num_beams", 0)])

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from atspeed.benchmark import HFGenerate
 from atspeed.callbacks import PredictionWriter, SpeedupMonitor
-from atspeed.data import EmbeddedCatalog, Interactions, RecommendationData
+from atspeed.data import EmbeddedCatalog, Interactions, ItemSequences, RecommendationData
 from atspeed.decoding import ModelDrafter, StrictTopK, TrieDrafter
 from atspeed.metrics import recall_at_k
 from atspeed.models import NewModel
@@ -33,8 +34,9 @@ def test_metrics_are_those_of_generate_and_baselines_stand_beside(tmp_path: Path
     for item, codes in enumerate(sids.tolist()):
         items_of.setdefault(tuple(codes), []).append(item)
     recalls, popular, followers = [], [], []
-    transitions = TransitionCounts(requests.interactions.train, requests.catalog.num_items)
-    top = recommend_popular(requests.interactions.train, requests.catalog.num_items, 10)
+    train = requests.interactions.train
+    transitions = TransitionCounts(train.offsets, train.values, requests.catalog.num_items)
+    top = recommend_popular(train.values, requests.catalog.num_items, 10)
     generate = HFGenerate(module.target, sids)
     for request in requests.test_requests():
         prompt = requests.prompt.encode(request.history)[None]
@@ -127,7 +129,9 @@ def test_metrics_do_not_see_what_is_left_out(tmp_path: Path, monkeypatch: pytest
 def test_a_user_who_has_seen_everything_gets_an_empty_list(tmp_path: Path) -> None:
     requests = data()
     requests.setup()
-    requests.interactions.train[3] = list(range(requests.catalog.num_items))
+    train = requests.interactions.train.tolist()
+    train[3] = list(range(requests.catalog.num_items))
+    requests.interactions = replace(requests.interactions, train=ItemSequences.from_lists(train))
     trainer = make_trainer(tmp_path, callbacks=[PredictionWriter()])
     trainer.predict(recommender(exclude_seen=True), requests, return_predictions=False)
     records = [json.loads(line) for line in (tmp_path / "recommend" / "predictions.jsonl").read_text().splitlines()]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from atspeed.catalog.vocabulary import Vocabulary
-from atspeed.data import EmbeddedCatalog, RecommendationData, RequestBatch
+from atspeed.data import EmbeddedCatalog, ItemSequences, RecommendationData, RequestBatch
 from atspeed.decoding import ModelDrafter, StrictTopK
 from atspeed.losses import ForwardKL, Prefixes
 from atspeed.models import Exported, NewModel
@@ -34,7 +35,7 @@ def records(run_dir: Path) -> list[list]:
     [("fine_tuning", 2), ("fine_tuning", 0), ("accumulated", 1), ("alignment", 1)],
     ids=["fine-tuning", "saved at the last batch of an epoch", "gradients accumulated", "alignment"],
 )
-def test_a_killed_fit_goes_on_as_if_nothing_had_happened(tmp_path: Path, kind: str, steps_into_epoch: int) -> None:
+def test_a_killed_fit_resumes_as_if_nothing_had_happened(tmp_path: Path, kind: str, steps_into_epoch: int) -> None:
     """Users, losses and weights to the last digit: order of the data, optimiser, schedule, dropout."""
     weights = resuming.run(tmp_path / "whole", kind, every_n_steps=1000)
     whole = records(tmp_path / "whole")
@@ -127,10 +128,12 @@ def test_accumulated_gradients_are_those_of_one_batch(tmp_path: Path, kind: str)
         data = small_data("sequences" if kind == "fine_tuning" else "requests")
         data.setup()
         users = [user for user, items in enumerate(data.interactions.train) if len(items) >= 6][:8]
-        for name in ("train", "valid", "test"):
-            kept = getattr(data.interactions, name)
-            kept[:] = [kept[user] for user in users]
-        data.interactions.train[:] = [items[:6] for items in data.interactions.train]
+        few = {split: [getattr(data.interactions, split)[user] for user in users] for split in ("valid", "test")}
+        few["train"] = [data.interactions.train[user][:6] for user in users]
+        splits = {split: ItemSequences.from_lists(sequences) for split, sequences in few.items()}
+        data.interactions = replace(
+            data.interactions, users=[data.interactions.users[user] for user in users], **splits
+        )
         data.max_tokens = 512 if accumulate == 1 else 1
         if kind == "fine_tuning":
             module: FineTuning | Alignment = FineTuning("target", NewModel("llama", TINY))

@@ -130,6 +130,23 @@ def test_a_cache_has_its_shards_and_no_pickle(made: Path) -> None:
         assert set(json.loads(file.read_bytes()[8 : 8 + header_size])) >= {"beams", "edges", "ends"}
 
 
+def test_a_prediction_is_the_content_of_a_shard_and_writes_nothing(run_dir: Path) -> None:
+    """The step computes, the callback that the module brings writes."""
+    (run_dir / "cache" / "train-000001.safetensors").unlink()
+    caching = TargetCaching(alignment(True), data())
+    trainer = make_trainer(run_dir)
+    (shard,) = trainer.predict(caching)  # type: ignore[misc]
+    assert (shard.split, shard.number, shard.beams.shape) == ("train", 1, (7, NUM_BEAMS))
+    written = caching.cache.folder / "train-000001.safetensors"
+    before = written.read_bytes()
+    written.unlink()
+    with torch.no_grad():
+        again = caching.predict_step(("train", 1), 0)
+    assert not written.exists()
+    caching.cache.write(again)
+    assert written.read_bytes() == before
+
+
 def test_size_on_disk_is_that_of_the_formula(made: Path) -> None:
     """4 bytes a beam and a child, 8 a request: the children of the root and of the beams' and the true item's
     prefixes."""
@@ -189,7 +206,9 @@ def test_an_incomplete_cache_is_refused(run_dir: Path) -> None:
 def test_a_torn_shard_is_refused(run_dir: Path, size: int) -> None:
     shard = run_dir / "cache" / "train-000001.safetensors"
     shard.write_bytes(shard.read_bytes()[:size])
-    with pytest.raises(ValueError, match=r"train-000001.safetensors is no whole shard of a target cache .*delete it"):
+    with pytest.raises(
+        ValueError, match=r"train-000001.safetensors is not a complete shard of a target cache .*delete it"
+    ):
         attach(alignment(True), run_dir)
 
 
@@ -215,7 +234,7 @@ def write_and_die(run_dir: Path) -> None:
     write_cache(run_dir)
 
 
-def test_writing_goes_on_after_a_kill(made: Path, tmp_path: Path) -> None:
+def test_writing_resumes_after_a_kill(made: Path, tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=write_and_die, args=(tmp_path,))
     process.start()
     process.join()

@@ -1,5 +1,1 @@
-"""A benchmark"s tables, figures and page."""
-
-from atspeed.benchmark.report.tables import report, tables_of
-
-__all__ = ["report", "tables_of"]
+"""What the benchmarks show: JSON files, tables, figures and a page."""

@@ -1,16 +1,18 @@
-"""A benchmark's report: one HTML page that needs nothing beside it, its figures as PNG files and in TensorBoard."""
+"""The benchmark's report: one HTML page that needs no other file, its figures as PNG files and in TensorBoard."""
 
 import base64
 import json
 import shlex
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from atspeed.benchmark.report.figures import Picture, draw_pictures, save_figure
+from atspeed.benchmark.report.figures import Picture, draw_pictures
+from atspeed.benchmark.report.panels import save_figure
+from atspeed.benchmark.rows import BenchmarkResult
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 1080px; margin: 2em auto; padding: 0 1em }
@@ -25,13 +27,13 @@ tr.end td { border-bottom: 1px solid #afb8c1 } tbody tr:hover { background: #f6f
 """
 
 
-def write_report(result: dict[str, Any], tables: list[Table], folder: Path) -> list[Path]:
+def write_report(result: BenchmarkResult, tables: list[Table], folder: Path) -> list[Path]:
     """Write ``report.html``, the PNG files that it holds inline, and the same figures for TensorBoard.
 
     Args:
         result: the content of ``benchmark.json``.
         tables: what the page shows below the figures.
-        folder: where to; pictures of an earlier report that this one lacks are removed.
+        folder: where to write; figures of an earlier report are removed.
 
     Returns:
         the page and the PNG files.
@@ -50,23 +52,23 @@ def write_report(result: dict[str, Any], tables: list[Table], folder: Path) -> l
     return [page, *files]
 
 
-def _page(result: dict[str, Any], figures: list[str], tables: list[str]) -> str:
-    environment, setting = result["environment"], result["setting"]
-    draft = setting["draft_parameters"]
-    models = f"target of {setting['target_parameters'] / 1e6:.1f} M parameters" + (
+def _page(result: BenchmarkResult, figures: list[str], tables: list[str]) -> str:
+    environment, setting = result.environment, result.setting
+    draft = setting.draft_parameters
+    models = f"target of {setting.target_parameters / 1e6:.1f} M parameters" + (
         f", draft of {draft / 1e6:.1f} M" if draft else ""
     )
     facts = (
-        f"{setting['source']}, {setting['items']:,} items, {setting['levels']} levels · {models} · "
-        f"{result['rows'][0]['requests']} requests · {environment['device']}, {environment['threads']} threads, "
-        f"{environment['dtype']} · commit {(environment['commit'] or 'unknown')[:9]}"
+        f"{setting.source}, {setting.items:,} items, {setting.levels} levels · {models} · "
+        f"{result.rows[0].requests} requests · {environment.device}, {environment.threads} threads, "
+        f"{environment.dtype} · commit {(environment.commit or 'unknown')[:9]}"
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>atspeed benchmark: {escape(setting["source"])}</title>
+<title>atspeed benchmark: {escape(setting.source)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
@@ -78,28 +80,30 @@ def _page(result: dict[str, Any], figures: list[str], tables: list[str]) -> str:
 {"".join(tables)}
 <details>
 <summary>How it was measured</summary>
-<p>Command: <code>{escape(shlex.join(environment["command"]))}</code></p>
-<pre>{escape(json.dumps({"environment": environment, "setting": setting}, indent=2))}</pre>
+<p>Command: <code>{escape(shlex.join(environment.command))}</code></p>
+<pre>{escape(json.dumps({"environment": asdict(environment), "setting": asdict(setting)}, indent=2))}</pre>
 </details>
 </body>
 </html>
 """
 
 
-def _summary(result: dict[str, Any]) -> str:
-    """Return what a reader should take along: the fastest exact method at the largest beam width."""
-    width, size = max(row["num_beams"] for row in result["rows"]), result["rows"][0]["batch_size"]
-    strict = [row for row in result["rows"] if row["verification"] == "strict"]
-    here = [row for row in strict if (row["num_beams"], row["batch_size"]) == (width, size)]
-    best = min(here, key=lambda row: row["latency_ms"]["median"])
-    fewest = min(here, key=lambda row: row["target_calls"])
-    compared = [row["identical_to_hf"] for row in strict]
-    ours = f" and {best['speedup_vs_plain']:.2f} × as fast as plain beam search of this engine"
+def _summary(result: BenchmarkResult) -> str:
+    """Return what a reader should remember: the fastest exact method at the largest beam width."""
+    exact = [row for row in result.main_rows if row.verification == "strict"]
+    best = min(exact, key=lambda row: row.latency_ms.median)
+    calls = {row.method: row.target_calls for row in exact if row.target_calls is not None}
+    fewest = min(calls, key=lambda method: calls[method])
+    compared = [
+        row.identical_to_hf for row in result.rows if row.verification == "strict" and row.identical_to_hf is not None
+    ]
+    size = f"batches of {result.batch_size}" if result.batch_size > 1 else "one request at a time"
+    over_plain = f" and {best.speedup_vs_plain:.2f} × as fast as plain beam search of this engine"
     return (
-        f"Fastest exact method at K = {width}, {f'batches of {size}' if size > 1 else 'one request at a time'}: "
-        f"{best['method']}, {best['latency_ms']['median']:.1f} ms (median), {best['speedup_vs_hf']:.2f} × as fast as "
-        f"transformers.generate{ours if best['method'] != 'plain' else ''}. "
-        f"Fewest target calls: {fewest['method']}, {fewest['target_calls']:.2f} a request. Of all strict answers, "
+        f"Fastest exact method at K = {result.num_beams}, {size}: {best.method}, {best.latency_ms.median:.1f} ms "
+        f"(median), {best.speedup_vs_hf:.2f} × as fast as transformers.generate"
+        f"{over_plain if best.method != 'plain' else ''}. "
+        f"Fewest target calls: {fewest}, {calls[fewest]:.2f} per request. Of all strict answers, "
         f"{sum(compared) / len(compared):.1%} were those of transformers.generate, in the same order."
     )
 

@@ -5,19 +5,20 @@ from pathlib import Path
 
 from atspeed.catalog.item_catalog import ItemCatalog
 from atspeed.data.interactions import Interactions
+from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
 
 
 class AtSpeedLayout(InteractionSource):
     """The file layout of the AtSpeed reference implementation (https://github.com/Linxyhaha/AtSpeed).
 
-    ``<any>.json`` maps item numbers *from 0* to a list of codes; ``sequential_{train,valid,test}.txt`` hold one user
-    a line, ``user item item …``, with users and items numbered *from 1*. Users and items keep the names that they
-    have in the sequence files.
+    ``<any>.json`` maps item numbers *from 0* to lists of codes. ``sequential_{train,valid,test}.txt`` hold one user
+    per line, ``user item item …``, with users and items numbered *from 1*. Users and items are named as in the sequence
+    files.
 
     Args:
         root: the folder.
-        sids: the file of semantic IDs in it; by default its only ``*.json``.
+        sids: name of its file with semantic IDs; by default its only ``*.json``.
     """
 
     def __init__(self, root: Path, sids: str | None = None) -> None:
@@ -25,7 +26,7 @@ class AtSpeedLayout(InteractionSource):
         self.sids = sids
 
     def load(self) -> Interactions:
-        """Read the four files and check that they fit together."""
+        """Read the four files and check them against each other; see :meth:`InteractionSource.load`."""
         catalog = ItemCatalog(self._read_sids())
         sequences = {split: self._read_sequences(split, catalog) for split in ("train", "valid", "test")}
         train = sequences["train"]
@@ -37,8 +38,8 @@ class AtSpeedLayout(InteractionSource):
                     raise ValueError(
                         f"{self.root / f'sequential_{split}.txt'}: user {user!r} has no line in sequential_train.txt"
                     )
-        valid, test = ([sequences[split].get(user, []) for user in train] for split in ("valid", "test"))
-        return Interactions(catalog, list(train), list(train.values()), valid, test)
+        splits = (ItemSequences.from_lists(found.get(user, []) for user in train) for found in sequences.values())
+        return Interactions(catalog, list(train), *splits)
 
     def _read_sids(self) -> dict[str, list[str]]:
         if not self.root.is_dir():

@@ -1,26 +1,27 @@
-"""A small generated data set, so that everything runs without a download."""
+"""A small generated data set, with which everything runs without a download."""
 
 import numpy as np
 
 from atspeed.catalog.item_catalog import ItemCatalog
 from atspeed.checks import require_at_least
 from atspeed.data.interactions import Interactions
+from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
 
 
 class EmbeddedCatalog(InteractionSource):
-    """Generated users and items with the traits that matter: tastes, popularity skew and learnable order.
+    """Generated users and items with the properties that matter: tastes, skewed popularity and learnable order.
 
-    Items belong to tastes; their semantic IDs follow the taste, then a shelf within it, then two finer codes; a few
-    items share a SID. A user has two or three tastes and switches between them; within a taste the next item is
-    mostly a successor of the user's last one there, otherwise a draw by popularity (Zipf). So the next item depends
-    on older items of the history, not only on the last. The last item of a user is for testing (for one user in four
-    the last two), the one before for validation.
+    An item belongs to a taste. The codes of its semantic ID are the taste, a shelf within the taste, and two finer
+    codes; a few items share a SID. A user has two or three tastes and switches between them. Within a taste the next
+    item is mostly a successor of the user's last item there, and otherwise drawn by popularity (Zipf). So the next
+    item depends on older items of the history, not only on the last. A user's last item is for testing (for one user
+    in four, the last two items), the item before it for validation.
 
     Args:
         num_users: number of users.
         num_items: number of items.
-        num_tastes: number of tastes, the codes of the first level.
+        num_tastes: number of tastes, which are the codes of the first level.
         seed: the same seed gives the same data.
     """
 
@@ -40,12 +41,13 @@ class EmbeddedCatalog(InteractionSource):
         successors = [self._successors(items, rng) for items in by_taste]
         sequences = [self._sequence(by_taste, successors, rng) for _ in range(self.num_users)]
         num_test = [2 if draw < 0.25 else 1 for draw in rng.random(self.num_users)]
+        splits = list(zip(sequences, num_test, strict=True))
         return Interactions(
             catalog=ItemCatalog(self._sids(by_taste, rng)),
             users=[f"user-{number}" for number in range(self.num_users)],
-            train=[items[: -held - 1] for items, held in zip(sequences, num_test, strict=True)],
-            valid=[items[-held - 1 : -held] for items, held in zip(sequences, num_test, strict=True)],
-            test=[items[-held:] for items, held in zip(sequences, num_test, strict=True)],
+            train=ItemSequences.from_lists(items[: -held - 1] for items, held in splits),
+            valid=ItemSequences.from_lists(items[-held - 1 : -held] for items, held in splits),
+            test=ItemSequences.from_lists(items[-held:] for items, held in splits),
         )
 
     def _sids(self, by_taste: list[np.ndarray], rng: np.random.Generator) -> dict[str, list[str]]:
@@ -62,7 +64,7 @@ class EmbeddedCatalog(InteractionSource):
     @staticmethod
     def _successors(items: np.ndarray, rng: np.random.Generator) -> dict[int, np.ndarray]:
         cycle = rng.permutation(items)
-        return {int(item): np.roll(cycle, -place - 1)[:3] for place, item in enumerate(cycle)}
+        return {int(item): np.roll(cycle, -index - 1)[:3] for index, item in enumerate(cycle)}
 
     @staticmethod
     def _sequence(

@@ -1,4 +1,4 @@
-"""Where users, items and semantic IDs come from."""
+"""What every data source has in common."""
 
 from abc import ABC, abstractmethod
 
@@ -6,8 +6,13 @@ from atspeed.data.interactions import Interactions
 
 
 class InteractionSource(ABC):
-    """Where users, items and semantic IDs come from; a subclass is named by ``data.source`` in a config."""
+    """Where users, items and semantic IDs come from; a config names a subclass by ``data.source``."""
 
     @abstractmethod
     def load(self) -> Interactions:
-        """Read or make the data set; raise ``FileNotFoundError`` or ``ValueError`` naming what is wrong."""
+        """Read or generate the data set.
+
+        Raises:
+            FileNotFoundError: if a file or folder is missing.
+            ValueError: if the content of a file is wrong; the message names the file and the fault.
+        """

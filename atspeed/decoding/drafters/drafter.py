@@ -1,4 +1,4 @@
-"""Drafters: who proposes the token tree of a round."""
+"""What every drafter is."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -49,3 +49,10 @@ class Drafter(ABC):
             draft: the draft model's scorer, if :attr:`needs_draft`.
             select: how the draft's candidates are selected, which the verifier decides: the best, or at random.
         """
+
+
+def require_draft(draft: PrefixScorer | None, drafter: Drafter) -> PrefixScorer:
+    """Return the draft's scorer; raise ``ValueError`` if the decoder has none."""
+    if draft is None:
+        raise ValueError(f"{type(drafter).__name__} needs a draft model; give the decoder one, or choose TrieDrafter")
+    return draft

@@ -1,21 +1,30 @@
 """The catalog proposes narrow levels, a draft model chooses in a wide one."""
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from atspeed.decoding.beams import Beams, select_top
-from atspeed.decoding.drafters.drafter import Proposal, Select
-from atspeed.decoding.drafters.frontier import draft_scores_of, needs_scoring, require_draft
-from atspeed.decoding.drafters.trie_drafter import TrieDrafter
+from atspeed.decoding.drafters.drafter import Drafter, Proposal, Select, require_draft
+from atspeed.decoding.drafters.frontier import (
+    Frontier,
+    MaxNodes,
+    beam_above,
+    check_budget,
+    expand_complete_levels,
+    needs_scoring,
+    node_budget,
+)
 from atspeed.decoding.scorer import PrefixScorer
 
 
-class HybridDrafter(TrieDrafter):
+class HybridDrafter(Drafter):
     """The trie takes the narrow levels, the draft model chooses in the wide one.
 
-    Levels that fit the budget are proposed whole, as by :class:`TrieDrafter`. In the first level that does not fit, the
-    draft ranks the prefixes (by the target's scores of the beams, continued by its own; one draft call), and the best
-    come with their whole subtrees as far as the budget goes. Where fewer than K subtrees would fit, the prefixes come
-    alone.
+    Levels that fit the budget are proposed complete, as by :class:`TrieDrafter`. In the first level that does not fit,
+    the draft ranks the prefixes (by the target's scores of the beams, continued by its own; one draft call), and the
+    best come with their complete subtrees as far as the budget allows. Where fewer than K subtrees would fit, the
+    prefixes come alone.
 
     Args:
         max_nodes: see :class:`TrieDrafter`.
@@ -24,27 +33,73 @@ class HybridDrafter(TrieDrafter):
 
     needs_draft = True
 
+    def __init__(self, max_nodes: MaxNodes = 256, extra_cost: float = 0.5) -> None:
+        check_budget(max_nodes, extra_cost)
+        self.max_nodes = max_nodes
+        self.extra_cost = extra_cost
+        self.budget = 1 if max_nodes == "auto" else max_nodes
+
+    def prepare(self, target: PreTrainedModel) -> None:
+        """Measure the budget if it is ``auto``."""
+        self.budget = node_budget(self.max_nodes, self.extra_cost, target)
+
     def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
-        """Return whole levels and the draft's choice below; see :meth:`Drafter.propose`."""
+        """Return complete levels and the draft's choice below; see :meth:`Drafter.propose`."""
         draft = require_draft(draft, self)
-        trie = target.trie
-        levels, (nodes, mask), left = self._whole_levels(beams, target)
-        mask = mask & (trie.subtree_size[nodes] > 1)  # something below is left to score
-        if not mask.any():
-            return Proposal(torch.cat(levels, dim=1), [])
-        draft.score(torch.cat([trie.path(beams.nodes).flatten(1), *levels], dim=1) * mask.any(1, keepdim=True))
-        children, log_probs = draft.children(nodes)  # [B, W, C]
-        scores = draft_scores_of(nodes, beams, draft).masked_fill(~mask, -torch.inf)[..., None] + log_probs
-        children, scores = children.flatten(1), scores.flatten(1)
-        scores = scores.masked_fill(~needs_scoring(children, target), -torch.inf)
-        chosen, scores = select_top(children, scores, min(self.budget, children.shape[1]))
-        mask = scores > -torch.inf
-        fits = mask & ((trie.subtree_size[chosen] * mask).cumsum(1) <= left)
-        closes = fits.sum(1, keepdim=True) >= beams.width
-        levels.append(chosen * torch.where(closes, fits, mask & (mask.cumsum(1) <= left)))
-        mask = fits & closes
-        while mask.any():
-            subtree = trie.children(chosen, mask)
-            chosen, mask = subtree.values, needs_scoring(subtree.values, target)
-            levels.append(chosen * mask)
+        levels, frontier = expand_complete_levels(beams, target, self.budget)
+        has_inner_children = target.trie.subtree_size[frontier.nodes] > 1
+        frontier = frontier._replace(mask=frontier.mask & has_inner_children)
+        if frontier.mask.any():
+            draft.score(self._prefixes_to_score(beams, levels, frontier, draft))
+            candidates, scores = _ranked_children(beams, target, draft, frontier, self.budget)
+            levels += _subtrees(candidates, scores, frontier.budget, beams.width, target)
         return Proposal(torch.cat(levels, dim=1), [])
+
+    @staticmethod
+    def _prefixes_to_score(beams: Beams, levels: list[Tensor], frontier: Frontier, draft: PrefixScorer) -> Tensor:
+        """Return what the draft has to score before it ranks, in the requests that have something to rank."""
+        prefixes = torch.cat([draft.trie.path(beams.nodes).flatten(1), *levels], dim=1)
+        return prefixes * frontier.mask.any(1, keepdim=True)
+
+
+def _ranked_children(
+    beams: Beams, target: PrefixScorer, draft: PrefixScorer, frontier: Frontier, width: int
+) -> tuple[Tensor, Tensor]:
+    """Return the children of the frontier in the order of the draft, at most ``width``, and their scores."""
+    children, log_probs = draft.children(frontier.nodes)  # [B, W, C]
+    scores = _scores_by_draft(frontier.nodes, beams, draft).masked_fill(~frontier.mask, -torch.inf)
+    children, scores = children.flatten(1), (scores[..., None] + log_probs).flatten(1)  # [B, W · C]
+    scores = scores.masked_fill(~needs_scoring(children, target), -torch.inf)
+    return select_top(children, scores, min(width, children.shape[1]))
+
+
+def _scores_by_draft(nodes: Tensor, beams: Beams, draft: PrefixScorer) -> Tensor:
+    """Return the scores of descendants of the beams: the beam's, continued by the draft; ``[B, W]``, float32."""
+    path = draft.trie.path(nodes)  # [B, W, L]
+    below_beam = draft.trie.depth(path) > beams.depth[:, None, None]
+    log_probs = draft.log_probs(path.flatten(1)).view(path.shape)
+    continued = torch.where(below_beam, log_probs, 0).sum(2)
+    return continued + beams.scores.gather(1, beam_above(nodes, beams, draft.trie))
+
+
+def _subtrees(candidates: Tensor, scores: Tensor, budget: Tensor, num_beams: int, target: PrefixScorer) -> list[Tensor]:
+    """Return the best candidates that fit, with their subtrees where K of these fit, level by level, root-padded.
+
+    Args:
+        candidates: nodes, best first, ``[B, W]``, int64.
+        scores: minus infinity at padding, ``[B, W]``, float32.
+        budget: nodes that may be proposed, ``[B, 1]``, int64.
+        num_beams: K.
+        target: the target's scorer.
+    """
+    trie, exists = target.trie, scores > -torch.inf
+    fits_alone = exists & (exists.cumsum(1) <= budget)
+    fits_with_subtree = exists & ((trie.subtree_size[candidates] * exists).cumsum(1) <= budget)
+    with_subtrees = fits_with_subtree.sum(1, keepdim=True) >= num_beams  # [B, 1]
+    levels = [candidates * torch.where(with_subtrees, fits_with_subtree, fits_alone)]
+    nodes, mask = candidates, fits_with_subtree & with_subtrees
+    while mask.any():
+        nodes = trie.children(nodes, mask).values
+        mask = needs_scoring(nodes, target)
+        levels.append(nodes * mask)
+    return levels

@@ -1,18 +1,17 @@
-"""A draft model proposes."""
+"""A draft model proposes the beams of its own search."""
 
 import torch
 
 from atspeed.checks import require_at_least
 from atspeed.decoding.beams import Beams
-from atspeed.decoding.drafters.drafter import Drafter, Proposal, Select
-from atspeed.decoding.drafters.frontier import require_draft
+from atspeed.decoding.drafters.drafter import Drafter, Proposal, Select, require_draft
 from atspeed.decoding.scorer import PrefixScorer
 
 
 class ModelDrafter(Drafter):
     """Proposes the beams of a search by the draft model (AtSpeed, arXiv 2410.05165, section 3).
 
-    It starts from the target's beams and their scores, and goes ``gamma`` levels down with ``draft_beams`` beams. Under
+    It starts from the target's beams and their scores, and drafts ``gamma`` levels with ``draft_beams`` beams. Under
     sampling verification the beams of a level are drawn from the draft without replacement instead of being its best.
 
     Args:

@@ -6,7 +6,7 @@ from atspeed.decoding.scorer import PrefixScorer
 
 
 class NoDrafter(Drafter):
-    """Proposes nothing: plain beam search, one target call a level."""
+    """Proposes nothing: plain beam search, one target call per level."""
 
     def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
         """Return no node; see :meth:`Drafter.propose`."""

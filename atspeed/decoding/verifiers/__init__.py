@@ -1,4 +1,4 @@
-"""Verifiers: which prefixes a request goes on with after a target call."""
+"""Verifiers: which prefixes a request continues from after a target call."""
 
 from atspeed.decoding.verifiers.lossless_sampling import LosslessSampling
 from atspeed.decoding.verifiers.relaxed_sampling import RelaxedSampling

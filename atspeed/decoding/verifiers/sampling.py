@@ -1,4 +1,4 @@
-"""Verifiers that sample: K prefixes a level without replacement, instead of the K best."""
+"""What verifiers that sample share: K prefixes per level without replacement, instead of the K best."""
 
 from abc import abstractmethod
 
@@ -7,9 +7,10 @@ from torch import Tensor
 
 from atspeed.decoding.beams import Beams, advance_beams, select_top
 from atspeed.decoding.drafters.drafter import Proposal, Select
+from atspeed.decoding.indexing import index_of
 from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.trie import ROOT, ItemTrie
-from atspeed.decoding.verifiers.rejection import draw, places_of, take
+from atspeed.decoding.verifiers.rejection import draw, find, take
 from atspeed.decoding.verifiers.verifier import Verifier, is_ready
 
 
@@ -17,10 +18,10 @@ class SamplingVerifier(Verifier):
     """Draws the K prefixes of a level from the target's distribution over the children of the last level's.
 
     That distribution is the softmax of ``score / temperature`` over all legal children of the K prefixes together, and
-    draws are without replacement. A level is accepted when the target has scored all K drawn prefixes, so proposals are
-    worth the more the more of them are drawn; a subclass says how the two are coupled. What a drafter proposes without
-    drawing it from the draft, as the trie drafter does, leaves the draws independent of the proposals, and so exact
-    under both subclasses.
+    draws are without replacement. A level is accepted when the target has scored all K drawn prefixes, so proposals pay
+    off the more of them are drawn; a subclass says how the two are coupled. What a drafter proposes without drawing it
+    from the draft, as the trie drafter does, leaves the draws independent of the proposals, and so exact under every
+    subclass.
 
     Answers are ranked by their score under the target. All randomness comes from the generator given to the decoder.
 
@@ -66,8 +67,8 @@ class SamplingVerifier(Verifier):
         """Return how a draft model selects its candidates: it draws them without replacement."""
 
         def select(nodes: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
-            places = draw(self._log_probs(scores), width, generator)
-            return take(nodes, places, ROOT), take(scores, places, -torch.inf)
+            indices = draw(self._log_probs(scores), width, generator)
+            return take(nodes, indices, ROOT), take(scores, indices, -torch.inf)
 
         return select
 
@@ -80,34 +81,50 @@ class SamplingVerifier(Verifier):
         generator: torch.Generator | None,
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
-        parents, parent_scores = beams.nodes, beams.scores  # what the draft drew the next level from
         nothing = beams.nodes[:, :0], beams.scores[:, :0]
+        drafted_from = beams.nodes, beams.scores  # the prefixes whose children the draft drew
         for level in range(target.trie.num_levels):
             ready = is_ready(beams, target)
             if not ready.any():
                 break
+            drawn = proposal.drawn[level] if level < len(proposal.drawn) else nothing
             children, log_probs = target.children(beams.nodes)  # [B, K, C]
             scores = beams.scores[..., None] + log_probs
-            drawn, drawn_scores = proposal.drawn[level] if level < len(proposal.drawn) else nothing
             draft_scores = torch.full_like(scores, -torch.inf)
-            if draft is not None and drawn.shape[1]:
-                is_parent = beams.nodes[..., None] == parents[:, None]  # [B, K, N]
-                drafted_from = parent_scores[:, None].masked_fill(~is_parent, -torch.inf).amax(2)
-                draft_scores = drafted_from[..., None] + draft.children(beams.nodes)[1]
-            children, scores = children.flatten(1), scores.flatten(1)
+            if draft is not None and drawn[0].shape[1]:
+                draft_scores = _draft_scores(beams.nodes, draft, *drafted_from)
             chosen = self.choose(
-                self._log_probs(scores),
+                self._log_probs(scores.flatten(1)),
                 self._log_probs(draft_scores.flatten(1)),
-                places_of(drawn, children),
+                find(drawn[0], children.flatten(1)),
                 beams.width,
                 generator,
             )
-            best_first = select_top(take(children, chosen, ROOT), take(scores, chosen, -torch.inf), beams.width)
+            chosen_nodes = take(children.flatten(1), chosen, ROOT)
+            chosen_scores = take(scores.flatten(1), chosen, -torch.inf)
+            best_first = select_top(chosen_nodes, chosen_scores, beams.width)
             beams = advance_beams(beams, target.trie, *best_first).where(ready, beams)
-            parents, parent_scores = drawn, drawn_scores
+            drafted_from = drawn
         return beams
 
     def _log_probs(self, scores: Tensor) -> Tensor:
         """Return the log-softmax of ``score / temperature`` in float64; minus infinity where nothing is possible."""
         log_probs = (scores.double() / self.temperature).log_softmax(1)
         return log_probs.masked_fill(scores == -torch.inf, -torch.inf)
+
+
+def _draft_scores(nodes: Tensor, draft: PrefixScorer, parents: Tensor, parent_scores: Tensor) -> Tensor:
+    """Return the scores under the draft of the children of nodes; minus infinity where it did not draw from a node.
+
+    Args:
+        nodes: ``[B, K]``, int64.
+        draft: the draft's scorer.
+        parents: the nodes whose children the draft drew, ``[B, N]``, int64.
+        parent_scores: their scores under the draft, ``[B, N]``, float32.
+
+    Returns:
+        ``[B, K, C]``, float32.
+    """
+    index, is_parent = index_of(nodes, parents)
+    scores = parent_scores.gather(1, index).masked_fill(~is_parent, -torch.inf)  # [B, K]
+    return scores[..., None] + draft.children(nodes)[1]

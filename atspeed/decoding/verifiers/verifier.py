@@ -1,4 +1,4 @@
-"""Verifiers: which prefixes a request goes on with after a target call."""
+"""What every verifier is."""
 
 from abc import ABC, abstractmethod
 
@@ -48,7 +48,7 @@ class Verifier(ABC):
 
 
 def is_ready(beams: Beams, target: PrefixScorer) -> Tensor:
-    """Return which requests can go a level further: there are prefixes, all of them scored; ``[B]``, bool."""
+    """Return which requests can advance by a level: there are prefixes, all of them scored; ``[B]``, bool."""
     mask = beams.mask
     missing = mask & ~target.is_scored(beams.nodes)
     return mask.any(1) & ~missing.any(1)

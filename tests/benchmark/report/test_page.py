@@ -1,9 +1,9 @@
 import base64
-import copy
 import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,30 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from atspeed.benchmark.report.figures import draw_pictures
 from atspeed.benchmark.report.page import write_report
 from atspeed.benchmark.report.tables import tables_of
+from atspeed.benchmark.rows import (
+    BenchmarkEnvironment,
+    BenchmarkResult,
+    BenchmarkSetting,
+    CoverageRow,
+    Latency,
+    MethodRow,
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PICTURES = ["speedup", "draft_width", "tradeoff", "phases", "acceptance"]
 SHARE = {"target": 6.0, "draft": 1.0, "drafting": 1.0, "verification": 0.5, "rest": 1.5}
 
 
-def row(method: str, drafter: str | None, num_beams: int, speedup: float, **values: Any) -> dict[str, Any]:
+def row(method: str, drafter: str | None, num_beams: int, speedup: float, **values: Any) -> MethodRow:
     verification = values.get("verification", "strict" if drafter else None)
     strict = verification in (None, "strict")
-    return {
-        "method": method,
-        "drafter": drafter,
+    settings: dict[str, Any] = {
         "draft_beams": 40 if drafter == "ModelDrafter" else None,
         "verification": verification,
         "temperature": None,
-        "num_beams": num_beams,
         "batch_size": 1,
         "requests": 50,
-        "latency_ms": {"median": 20 / speedup, "mean": 21 / speedup, "p90": 25 / speedup},
+        "latency_ms": Latency(median=20 / speedup, mean=21 / speedup, p90=25 / speedup),
         "requests_per_second": 50 * speedup,
         "speedup_vs_hf": 4 * speedup,
         "total_speedup_vs_hf": 5 * speedup,
@@ -41,19 +46,19 @@ def row(method: str, drafter: str | None, num_beams: int, speedup: float, **valu
         "draft_calls": 0.0,
         "accepted_levels": 0.0,
         "acceptance_rate": None,
-        "acceptance_by_level": [None, None, None],
+        "acceptance_by_level": (None, None, None),
         "identical_to_hf": 1.0 if strict else None,
         "max_score_gap": 0.0 if strict else None,
         "recall": 0.03,
         "recall_error": 0.01,
         "ndcg": 0.01,
         "phases_ms": SHARE,
-        **values,
     }
+    return MethodRow(method, drafter, num_beams=num_beams, **{**settings, **values})
 
 
-def methods(num_beams: int) -> list[dict[str, Any]]:
-    accepted = {"acceptance_by_level": [0.9, 0.123, None], "acceptance_rate": 0.6}
+def methods(num_beams: int) -> list[MethodRow]:
+    accepted = {"acceptance_by_level": (0.9, 0.123, None), "acceptance_rate": 0.6}
     return [
         row("hf_generate", None, num_beams, 0.25, target_calls=None, draft_calls=None, phases_ms=None),
         row("plain", "NoDrafter", num_beams, 1.0),
@@ -62,37 +67,35 @@ def methods(num_beams: int) -> list[dict[str, Any]]:
     ]
 
 
-RESULT: dict[str, Any] = {
-    "environment": {
-        "command": ["atspeed", "benchmark", "--out", "a <b> folder"],
-        "commit": "0123456789abcdef",
-        "device": "cpu: a processor",
-        "threads": 2,
-        "dtype": "float32",
-    },
-    "setting": {
-        "run": "runs/x",
-        "source": "EmbeddedCatalog",
-        "items": 140,
-        "levels": 4,
-        "target_parameters": 13_100_000,
-        "draft_parameters": 1_200_000,
-        "pack_weights": True,
-    },
-    "rows": [*methods(1), *methods(20)],
-    "curves": [
+RESULT = BenchmarkResult(
+    environment=BenchmarkEnvironment(
+        command=["atspeed", "benchmark", "--out", "a <b> folder"],
+        commit="0123456789abcdef",
+        python="3.11.7",
+        versions={},
+        device="cpu: a processor",
+        threads=2,
+        dtype="float32",
+    ),
+    setting=BenchmarkSetting(
+        run="runs/x",
+        source="EmbeddedCatalog",
+        items=140,
+        levels=4,
+        target_parameters=13_100_000,
+        draft_parameters=1_200_000,
+        pack_weights=True,
+    ),
+    rows=[*methods(1), *methods(20)],
+    curves=[
         *(row("N", "ModelDrafter", 20, 1 - width / 200, draft_beams=width) for width in (20, 40, 80)),
         *(
             row("T", "ModelDrafter", 20, 1 + value, verification="relaxed", temperature=value, recall=0.04 - value / 50)
             for value in (0.25, 0.5, 1.0)
         ),
     ],
-    "coverage": [{"level": 1, "num_beams": 20, "draft_beams": 40, "coverage": 0.5}],
-}
-
-
-def result_without(**replaced: Any) -> dict[str, Any]:
-    return copy.deepcopy({**RESULT, **replaced})
+    coverage=[CoverageRow(level=1, num_beams=20, draft_beams=40, coverage=0.5)],
+)
 
 
 def test_the_figures_show_what_was_measured() -> None:
@@ -120,13 +123,13 @@ def test_the_figures_show_what_was_measured() -> None:
     ("replaced", "missing"),
     [
         ({"curves": []}, {"draft_width", "tradeoff"}),
-        ({"curves": RESULT["curves"][:3]}, {"tradeoff"}),
-        ({"curves": RESULT["curves"][3:]}, {"draft_width"}),
+        ({"curves": RESULT.curves[:3]}, {"tradeoff"}),
+        ({"curves": RESULT.curves[3:]}, {"draft_width"}),
         ({"rows": methods(20)[:2], "curves": []}, {"draft_width", "tradeoff", "acceptance"}),
     ],
 )
 def test_what_was_not_measured_has_no_picture(replaced: dict[str, Any], missing: set[str]) -> None:
-    pictures = draw_pictures(result_without(**replaced))
+    pictures = draw_pictures(replace(RESULT, **replaced))
     assert [picture.name for picture in pictures] == [name for name in PICTURES if name not in missing]
 
 

@@ -14,16 +14,16 @@ def test_layout_is_read_with_its_two_numberings(write_layout: Callable[..., Path
     assert data.catalog.sid(data.catalog.index("1")) == ("<a_1>", "<b_2>"), (
         "item 1 of the sequences is number 0 of the SIDs"
     )
-    assert data.train == [[0, 1, 2], [3, 0], [1, 1, 2, 3]]
-    assert data.valid == [[3], [], [0, 1]]
-    assert data.test == [[1, 0, 1], [], [2]]
+    assert data.train.tolist() == [[0, 1, 2], [3, 0], [1, 1, 2, 3]]
+    assert data.valid.tolist() == [[3], [], [0, 1]]
+    assert data.test.tolist() == [[1, 0, 1], [], [2]]
 
 
 def test_beauty_is_read_whole(beauty: Path) -> None:
     data = AtSpeedLayout(beauty).load()
     assert (len(data.users), data.catalog.num_items, data.catalog.num_levels) == (19_383, 12_035, 4)
-    assert sum(map(len, data.train)) == 122_241
-    assert sum(1 for items in data.test if items) == 3_553
+    assert len(data.train.values) == 122_241
+    assert sum(1 for items in data.test if len(items)) == 3_553
     assert data.catalog.tokens.unique(dim=0).shape[0] == 12_023
     assert data.catalog.names[0] == "1"
 

@@ -1,0 +1,46 @@
+"""The models and the trie that a benchmark works with, on one device."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from atspeed.data import RecommendationData
+from atspeed.decoding import ItemTrie
+from atspeed.models import ModelSource, pack_linears
+
+
+def pick_device(device: str | None) -> torch.device:
+    """Return a device; if none is named, a GPU if there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+class ModelLoader:
+    """Loads the models of a run folder for one catalog onto one device.
+
+    Args:
+        data: set up already; its catalog gives the vocabulary of the models.
+        run_dir: the run folder, where models of earlier stages are looked up.
+        device: where models and trie go.
+        num_threads: CPU threads of torch; set for the whole process.
+
+    Attributes:
+        trie: the catalog's.
+    """
+
+    def __init__(self, data: RecommendationData, run_dir: Path, device: torch.device, num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
+        self.vocabulary = data.catalog.vocabulary
+        self.run_dir = run_dir
+        self.device = device
+        self.trie = ItemTrie(data.catalog.tokens).to(device)
+
+    def load(self, source: ModelSource) -> PreTrainedModel:
+        """Build a model, with its weights as ``transformers`` loads them."""
+        model: Any = source.build(self.vocabulary, self.run_dir)
+        return model.to(self.device)
+
+    def load_packed(self, source: ModelSource) -> PreTrainedModel:
+        """Build a model and pack its weights; see :func:`atspeed.models.pack_linears`."""
+        return pack_linears(self.load(source))

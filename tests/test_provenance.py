@@ -1,0 +1,25 @@
+"""What a run's record says of the code that it ran."""
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+
+from atspeed import provenance
+
+
+def test_an_installed_package_does_not_take_the_commit_of_the_repository_around_it(tmp_path: Path) -> None:
+    site = tmp_path / "site-packages" / "atspeed"
+    site.mkdir(parents=True)
+    file = Path(shutil.copy(provenance.__file__, site))
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"],
+    ):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    spec = importlib.util.spec_from_file_location("installed_provenance", file)
+    assert spec is not None
+    assert spec.loader is not None
+    installed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(installed)
+    assert installed.provenance()["commit"] is None
