@@ -1,8 +1,6 @@
 """``python -m atspeed``."""
 
-from atspeed.cli.main import main
-from atspeed.cli.messages import explained_errors
+from atspeed.cli.main import console
 
 if __name__ == "__main__":
-    with explained_errors():
-        main()
+    console()

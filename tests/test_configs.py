@@ -7,19 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-from jsonargparse import ArgumentParser
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 
 from atspeed.benchmark import AlignmentBenchmark, Benchmark
-from atspeed.cli.main import PARSER_SETTINGS, AtSpeedCLI
-from atspeed.cli.quickstart import configs_folder
+from atspeed.cli.commands import AtSpeedCLI
+from atspeed.cli.parser import PARSER_SETTINGS, Parser
+from atspeed.cli.shipped_configs import CONFIGS, find_config
 from atspeed.data import RecommendationData
 from atspeed.decoding import LosslessSampling, RelaxedSampling
 from atspeed.losses import AtSpeedR, AtSpeedS, Coverage
 from atspeed.models import Checkpoint, LoRA
 from scripts.memory import LIVE_PARAMETERS
 
-CONFIGS = configs_folder()
 ROOT = Path(__file__).parents[1]
 
 
@@ -140,22 +139,22 @@ def test_model_overlays_start_from_a_pre_trained_model(base: str, overlay: str) 
 
 
 def test_the_alignment_benchmark_config_instantiates() -> None:
-    parser = ArgumentParser(**PARSER_SETTINGS)
+    parser = Parser(**PARSER_SETTINGS)
     parser.add_class_arguments(AlignmentBenchmark, "benchmark")
     content = yaml.safe_load((CONFIGS / "benchmark-alignment.yaml").read_text())
     content.pop("data")
-    benchmark = parser.instantiate_classes(parser.parse_object({"benchmark": content})).benchmark
+    benchmark = parser.instantiate(parser.parse_object({"benchmark": content})).benchmark
     assert list(benchmark.drafts) == ["fine-tuned", "AtSpeedS", "AtSpeedR"]
     assert isinstance(benchmark.methods["hybrid_relaxed"].verifier, RelaxedSampling)
 
 
 def test_the_benchmark_config_instantiates() -> None:
-    parser = ArgumentParser(**PARSER_SETTINGS)
+    parser = Parser(**PARSER_SETTINGS)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Benchmark, "benchmark")
     content = yaml.safe_load((CONFIGS / "benchmark.yaml").read_text())
     content.pop("data")
-    objects = parser.instantiate_classes(parser.parse_object({"benchmark": content}))
+    objects = parser.instantiate(parser.parse_object({"benchmark": content}))
     assert list(objects.benchmark.methods)[:3] == ["plain", "trie", "trie_auto"]
     assert isinstance(objects.benchmark.methods["draft_lossless"].verifier, LosslessSampling)
 
@@ -195,3 +194,16 @@ def test_the_examples_of_callbacks_instantiate(example: str, tmp_path: Path) -> 
     cli = ParseOnly(["fit", "--config", str(CONFIGS / "strict.yaml"), *settings])
     ours = {type(callback).__name__ for callback in cli.trainer.callbacks}
     assert {entry["class_path"] for entry in yaml.safe_load(example)["trainer"]["callbacks"]} <= ours
+
+
+def test_the_commands_in_the_configs_name_configs_that_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in CONFIGS.rglob("*.yaml"):
+        comment = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
+        commands = re.findall(r"python -m atspeed fit (.*)", comment)
+        assert len(commands) == (file.parent != CONFIGS), "an overlay says how it is used"
+        for command in commands:
+            *_, last = [find_config(name) for name in re.findall(r"--config (\S+)", command)]
+            assert last == str(file)

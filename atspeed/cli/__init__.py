@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: ``python -m atspeed COMMAND``, or the console command ``atspeed COMMAND``."""

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from atspeed.cli.quickstart import configs_folder
+from atspeed.cli.shipped_configs import CONFIGS
 from atspeed.decoding import Drafter, StrictTopK
 from tests.test_configs import ParseOnly
-
-CONFIGS = configs_folder()
 
 
 def recommend_with(overlay: str, folder: Path) -> Drafter:

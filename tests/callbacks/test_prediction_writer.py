@@ -14,7 +14,7 @@ import pytest
 
 from atspeed.callbacks import PredictionWriter
 from atspeed.callbacks.prediction_parts import PredictionParts
-from atspeed.cli.quickstart import configs_folder
+from atspeed.cli.shipped_configs import CONFIGS
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import LosslessSampling, StrictTopK, TrieDrafter
 from atspeed.models import Exported, NewModel, export, model_folder
@@ -63,7 +63,7 @@ def parts_of(run_dir: Path) -> PredictionParts:
 
 def command(run_dir: Path, processes: int) -> list[str]:
     settings = {
-        "config": configs_folder() / "recommend.yaml",
+        "config": CONFIGS / "recommend.yaml",
         "trainer.default_root_dir": run_dir,
         "trainer.accelerator": "cpu",
         "trainer.devices": processes,
@@ -187,7 +187,7 @@ def test_parquet_has_what_json_lines_have(run_dir: Path, monkeypatch: pytest.Mon
 
 def test_the_format_is_chosen_on_the_command_line(tmp_path: Path) -> None:
     settings = ["--trainer.default_root_dir", str(tmp_path), "--trainer.callbacks.format", "parquet"]
-    cli = ParseOnly(["predict", "--config", str(configs_folder() / "recommend.yaml"), *settings])
+    cli = ParseOnly(["predict", "--config", str(CONFIGS / "recommend.yaml"), *settings])
     (writer,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, PredictionWriter))
     assert writer.format == "parquet"
 

@@ -1,24 +1,21 @@
-"""How the command line behaves when something is wrong, when it is interrupted, and when nobody looks at it."""
+"""How the command line behaves when something is wrong or interrupted, and when its output is no terminal."""
 
-import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
 
-from atspeed.cli.main import COMMANDS, TRAINER_RUNS, AtSpeedCLI, main
+from atspeed.cli.commands import AtSpeedCLI
+from atspeed.cli.main import main
 from atspeed.cli.messages import explained_errors
-from atspeed.cli.quickstart import configs_folder
+from atspeed.cli.shipped_configs import CONFIGS
 from atspeed.data import EmbeddedCatalog
-
-CONFIGS = configs_folder()
+from tests.cli.running import SMALL_MODEL, run_here, run_process
 
 
 def config(name: str) -> list[str]:
@@ -89,31 +86,6 @@ def test_a_config_says_what_was_meant(
     assert message in capsys.readouterr().err
 
 
-def test_the_overview_lists_every_command_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--help"])
-    shown = capsys.readouterr().out.splitlines()
-    for command in [*TRAINER_RUNS, *COMMANDS]:
-        assert any(re.fullmatch(rf"  {command} +[A-Z].*\.", line) for line in shown)
-
-
-@pytest.mark.parametrize("command", [*TRAINER_RUNS, *COMMANDS])
-def test_every_command_says_what_it_does(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with suppress(SystemExit):
-        main([command, "--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"usage: python -m atspeed {command} " in shown
-    purpose = TRAINER_RUNS[command] if command in TRAINER_RUNS else (COMMANDS[command].__doc__ or "").split("\n")[0]
-    assert purpose in shown
-
-
-def test_the_help_of_a_class_is_its_docstring(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["fit", "--model.help", "Alignment"])
-    shown = " ".join(capsys.readouterr().out.split())
-    for words in ("Aligns a draft with the target", "--model.alpha ALPHA", "--model.loss LOSS", "beam"):
-        assert words in shown
-
-
 def test_errors_of_our_own_code_are_shown_without_a_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,13 +120,12 @@ class Interrupt(pl.Callback):
 
 def fit(run_dir: Path, *more: str) -> list[str]:
     data = ["--data.source", "EmbeddedCatalog", "--data.source.num_users", "80", "--data.source.num_items", "140"]
-    model = ["--model.network.config.hidden_size", "48", "--model.network.config.num_hidden_layers", "1"]
     run = ["--trainer.default_root_dir", str(run_dir), "--trainer.accelerator", "cpu", "--data.max_tokens", "512"]
-    return ["fit", *config("target"), *data, *model, *run, *more]
+    return ["fit", *config("target"), *data, *SMALL_MODEL, *run, *more]
 
 
-def test_an_interrupted_fit_leaves_a_checkpoint_that_goes_on(tmp_path: Path) -> None:
-    interrupt = ["--trainer.callbacks+", "tests.test_errors.Interrupt"]
+def test_an_interrupted_fit_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
+    interrupt = ["--trainer.callbacks+", "tests.cli.test_messages.Interrupt"]
     with pytest.raises(SystemExit) as exit_, explained_errors():
         AtSpeedCLI(fit(tmp_path, *interrupt))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the Trainer ignores further ones
@@ -179,27 +150,40 @@ def test_ctrl_c_in_a_real_fit_whose_output_is_no_terminal(tmp_path: Path) -> Non
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=120)[0]
     assert process.returncode == 130, output
-    assert "interrupted; fit goes on with --ckpt_path last" in output
+    assert "interrupted; fit resumes with --ckpt_path last" in output
     assert "Traceback" not in output
     assert torch.load(last, weights_only=True)["global_step"] > 0
     assert not (tmp_path / "target" / "model").exists()
     assert not {"\x1b", "\r", "\b"} & set(output), "no control characters"
-    assert len(output.splitlines()) < 20, output
+    lines = output.splitlines()
+    epochs = [line for line in lines if line.startswith("target: epoch ")]
+    assert len(epochs) > 1, output
+    assert len(lines) - len(epochs) < 20, output
 
 
 @pytest.mark.e2e
-def test_exit_codes_of_real_processes(tmp_path: Path) -> None:
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "atspeed", *arguments, *run_dir]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+def test_exit_codes_of_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = ["predict", *config("recommend"), "--trainer.default_root_dir", str(tmp_path)]
+    shown = run_process(*missing, code=1)
+    assert "error: " in shown
+    assert "python -m atspeed fit --config configs/target.yaml" in shown
+    assert "Traceback" not in shown
+    run_here(*missing, "--model.num_beam", "3", code=2)
+    monkeypatch.setenv("ATSPEED_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        run_here(*missing)
 
-    run_dir = ["--trainer.default_root_dir", str(tmp_path)]
-    missing = run("predict", *config("recommend"))
-    assert missing.returncode == 1
-    assert "error: " in missing.stderr
-    assert "python -m atspeed fit --config configs/target.yaml" in missing.stderr
-    assert "Traceback" not in missing.stderr
-    shown = run("predict", *config("recommend"), ATSPEED_TRACEBACK="1")
-    assert shown.returncode == 1
-    assert "Traceback" in shown.stderr
-    assert run("predict", *config("recommend"), "--model.num_beam", "3").returncode == 2
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("code", "arguments", "message"),
+    [
+        (1, ["fit", *config("strict")], "python -m atspeed fit --config configs/target.yaml"),
+        (2, ["benchmark", *config("benchmark"), "--num_beams", "[0]"], "num_beams[0] is 0"),
+        (2, ["fit", *config("target"), "--data.source.root", "x"], "root"),
+        (2, ["quickstart", "--epochs", "3"], "only --out and --data"),
+    ],
+)
+def test_bad_input_gets_a_clear_error(code: int, arguments: list[str], message: str, tmp_path: Path) -> None:
+    run_dir = {"fit": "--trainer.default_root_dir", "benchmark": "--out", "quickstart": "--out"}[arguments[0]]
+    assert message in run_here(*arguments, run_dir, str(tmp_path), code=code)

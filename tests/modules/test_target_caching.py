@@ -255,9 +255,9 @@ def test_a_cache_needs_a_name(tmp_path: Path) -> None:
 
 
 def test_the_config_of_another_module_is_refused(tmp_path: Path) -> None:
-    from atspeed.cli.quickstart import configs_folder
+    from atspeed.cli.shipped_configs import CONFIGS
 
-    arguments = ["--config", str(configs_folder() / "draft.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    arguments = ["--config", str(CONFIGS / "draft.yaml"), "--trainer.default_root_dir", str(tmp_path)]
     with pytest.raises(TypeError, match="cache-target needs the config of an Alignment, not of a FineTuning"):
         main(["cache-target", *arguments, "--trainer.accelerator", "cpu"])
 
@@ -265,5 +265,5 @@ def test_the_config_of_another_module_is_refused(tmp_path: Path) -> None:
 def test_help_shows_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
     main(["cache-target", "--help"])
     output = capsys.readouterr().out
-    assert "\n  python -m atspeed cache-target --config configs/strict.yaml --model.target_cache cache\n" in output
+    assert "\n  python -m atspeed cache-target --config strict.yaml --model.target_cache cache\n" in output
     assert "\n  python -m atspeed fit --config" in output

@@ -1,0 +1,103 @@
+"""Parsers whose errors are short and say what was probably meant."""
+
+import inspect
+import logging
+import pydoc
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from lightning.pytorch import Callback
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from atspeed.cli.messages import EXPLAINED, USAGE_ERROR, fail, report, suggestion
+from atspeed.cli.shipped_configs import find_config
+from atspeed.data import InteractionSource
+from atspeed.decoding import Drafter, Verifier
+from atspeed.losses import AlignmentLoss
+from atspeed.models import ModelSource
+from atspeed.modules import StageModule
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
+PLUG_INS = (InteractionSource, ModelSource, AlignmentLoss, Drafter, Verifier, StageModule, Callback)
+"""Classes whose subclasses are named without their package, which works for what has been imported."""
+
+
+class ConfigFile(ActionConfigFile):
+    """The option ``--config``, which also finds the configs that come with the package."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Apply the config to the settings parsed so far."""
+        try:
+            file = find_config(values)
+        except FileNotFoundError as error:
+            parser.error(str(error))
+        if Path(values).name == values and Path(file).is_file():  # it could be in two folders: say which
+            rank_zero_only(log.info)("config %s: %s", values, Path(file).absolute())
+        super().__call__(parser, cfg, file, option_string)
+
+
+class _ExplainsErrors:
+    def error(self: Any, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong, without the usage (a screen or more), and exit."""
+        if not self.exit_on_error:
+            super().error(message, ex)  # type: ignore[misc]
+        parser = getattr(ex, "subcommand_parser", None) or self
+        fail(explain(message, parser._option_string_actions), parser.prog.replace(" [options]", ""))
+
+    def instantiate(self, namespace: Namespace, instantiate_groups: bool = True, **settings: Any) -> Namespace:
+        """Make the objects that the settings describe; an error raised in a constructor is reported, then exits."""
+        settings.setdefault("instantiators", [(construct, object, True)])
+        return super().instantiate(namespace, instantiate_groups, **settings)  # type: ignore[misc]
+
+
+class Parser(_ExplainsErrors, ArgumentParser):
+    """A parser with short errors."""
+
+
+class TrainerParser(_ExplainsErrors, LightningArgumentParser):
+    """A parser with short errors, for LightningCLI."""
+
+
+def construct(cls: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Return an object of a class; report an error of its constructor, and exit.
+
+    To exit at once is the way around jsonargparse, which answers an error with a dump of the settings.
+    """
+    try:
+        return cls(*args, **kwargs)
+    except (*EXPLAINED, MisconfigurationException) as error:
+        report(error, USAGE_ERROR)
+
+
+def explain(message: str, options: Iterable[str]) -> str:
+    """Return a parser's error message in short, with a suggestion for an unknown option or class.
+
+    Args:
+        message: the message of jsonargparse.
+        options: the parser's options, such as ``--data.seed``.
+    """
+    if found := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
+        path, option = found.groups()
+        known = inspect.signature(pydoc.locate(path)).parameters  # type: ignore[arg-type]
+        return f"{path} has no setting {option!r}{suggestion(option, known)}"
+    if found := re.search(r"Expected a dot import path string: (\w+)", message):
+        name = found[1]
+        return f"there is no class {name!r}{suggestion(name, {cls.__name__ for cls in _subclasses(PLUG_INS)})}"
+    if found := re.search(r"unrecognized arguments: (--[\w.]+)|does not accept option '([\w.]+)'", message):
+        option = found[1] or f"--{found[2]}"
+        return f"there is no setting {option.removeprefix('--')!r}{suggestion(option, options).replace('--', '')}"
+    return re.sub(r"\n\s+Given value type: .*", "", message, flags=re.DOTALL)  # the value may be a whole config
+
+
+def _subclasses(classes: Iterable[type]) -> Iterator[type]:
+    for cls in classes:
+        yield cls
+        yield from _subclasses(cls.__subclasses__())
