@@ -1,4 +1,4 @@
-"""A line an epoch, for fits that nobody watches."""
+"""One line per epoch, for fits that nobody watches."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class EpochLines(pl.Callback):
-    """Logs a line an epoch where there is no progress bar to watch: standard output or error is no terminal.
+    """Logs one line per epoch where there is no progress bar to watch: standard output or error is no terminal.
 
     A line has the stage, the epoch, the mean training loss (that of process zero), the learning rate at the end of the
     epoch, the time that the epoch took, and an estimate of the time left, validations included. The command line adds

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed.callbacks.required_module import require_module
@@ -27,7 +26,7 @@ class SpeculationMonitor(pl.Callback):
     start at the initial draft. It logs, over the users of all processes, ``val/target_calls`` and ``val/draft_calls``
     per request, ``val/accepted_levels`` per target call, ``val/acceptance_rate``, the acceptance rate of each level
     (``val/acceptance_rate_level_<l>``, 0 for the first code), and ``val/overlap``, the share of the exact answer that
-    is found.
+    is found. At the end of a fit a line says what the first and the last of these were.
 
     A validation costs the decoding of ``num_users`` requests, shared among the processes. The exact answers take
     ``num_users`` plain beam searches once. If the module reads a target cache and has no target, this callback loads
@@ -60,6 +59,7 @@ class SpeculationMonitor(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a module without a draft, and warn where nothing can be measured."""
         require_module(self, pl_module, Alignment)
+        self._history: list[dict[str, float]] = []
         self._silent = zero_stage(trainer) == 3
         if self._silent:
             log.warning(
@@ -71,7 +71,7 @@ class SpeculationMonitor(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
         """Log the initial draft."""
         if trainer.global_step == 0 and not self._silent:
-            values = {name: float(value) for name, value in self._measure(trainer, pl_module).items()}
+            values = self._measure(trainer, pl_module)
             for logger in trainer.loggers:  # Lightning logs no values in this hook
                 logger.log_metrics(values, step=0)
 
@@ -81,11 +81,24 @@ class SpeculationMonitor(pl.Callback):
             # all processes have the same values; without sync_dist Lightning warns
             pl_module.log_dict(self._measure(trainer, pl_module), sync_dist=True)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
+        """Say what the alignment brought."""
+        if len(self._history) < 2 or not trainer.is_global_zero:
+            return
+        first, last = self._history[0], self._history[-1]
+        log.info(
+            "%s: target calls per request %.2f before, %.2f after; acceptance rate %.2f and %.2f (%d validation users)",
+            pl_module.stage,
+            *(values["val/target_calls"] for values in (first, last)),
+            *(values.get("val/acceptance_rate", float("nan")) for values in (first, last)),
+            self.num_users,
+        )
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Release the models."""
         self._decoder = None
 
-    def _measure(self, trainer: pl.Trainer, module: Alignment) -> dict[str, Tensor]:
+    def _measure(self, trainer: pl.Trainer, module: Alignment) -> dict[str, float]:
         """Return the values over the users of all processes; undefined ones are left out."""
         decoder = self._decoder = self._decoder or self._prepare(trainer, module)
         speculation = Speculation(module.trie.num_levels).to(module.device)
@@ -99,7 +112,8 @@ class SpeculationMonitor(pl.Callback):
             overlap.update(decoded.leaves, exact)
         module.model.train(training)
         values = {**speculation.compute(), "overlap": overlap.compute()}
-        return {f"val/{name}": value for name, value in values.items() if not value.isnan()}
+        self._history.append({f"val/{name}": float(value) for name, value in values.items() if not value.isnan()})
+        return self._history[-1]
 
     def _prepare(self, trainer: pl.Trainer, module: Alignment) -> SpeculativeDecoder:
         """Choose this process's users, find their exact answers, and return the decoder."""
