@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atspeed.files import write_whole
+from atspeed.files import write_atomically
 
 Record = dict[str, Any]
 
@@ -50,7 +50,7 @@ class PredictionParts:
         if not file.is_file():  # killed before there was an answer
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            write_whole(file, lambda partial: partial.write_text(json.dumps(settings, indent=2) + "\n"))
+            write_atomically(file, lambda partial: partial.write_text(json.dumps(settings, indent=2) + "\n"))
             return
         found = json.loads(file.read_text())
         changed = [name for name in found | settings if found.get(name) != settings.get(name)]

@@ -14,7 +14,7 @@ from pyarrow.parquet import ParquetWriter
 from atspeed.callbacks.prediction_parts import PredictionParts, Record
 from atspeed.callbacks.required_module import require_module
 from atspeed.data import RequestBatch
-from atspeed.files import write_whole
+from atspeed.files import write_atomically
 from atspeed.modules import Inference
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class PredictionWriter(pl.Callback):
             return
         file = self._parts.folder.with_name(f"predictions.{self.format}")
         write = {"jsonl": _write_json_lines, "parquet": _write_parquet}[self.format]
-        write_whole(file, lambda partial: write(partial, self._parts.records()))
+        write_atomically(file, lambda partial: write(partial, self._parts.records()))
         self._parts.remove()
         log.info("wrote %d recommendations to %s", requests, file)
 

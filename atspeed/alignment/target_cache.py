@@ -16,7 +16,7 @@ from torch import Tensor
 from atspeed.data import RecommendationData
 from atspeed.data.examples import RequestExample
 from atspeed.decoding import ROOT, ItemTrie, ScoredPrefixes
-from atspeed.files import write_whole
+from atspeed.files import write_atomically
 from atspeed.models import ModelSource
 
 SHARD_REQUESTS = 1024
@@ -129,7 +129,9 @@ class TargetCache:
     def prepare(self) -> None:
         """Make the folder and record in it what the cache is made from."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._fingerprint, lambda partial: partial.write_text(json.dumps(self._settings, indent=2) + "\n"))
+        write_atomically(
+            self._fingerprint, lambda partial: partial.write_text(json.dumps(self._settings, indent=2) + "\n")
+        )
 
     def shards(self) -> list[tuple[Split, int]]:
         """Return split and number of all shards."""
@@ -163,7 +165,7 @@ class TargetCache:
         """Write a shard; its file appears when it is complete."""
         ends = torch.tensor([len(values) for values in shard.child_log_probs]).cumsum(0)
         content = {"beams": shard.beams.int(), "edges": torch.cat(list(shard.child_log_probs)), "ends": ends}
-        write_whole(self._file(shard.split, shard.number), lambda partial: save_file(content, partial))
+        write_atomically(self._file(shard.split, shard.number), lambda partial: save_file(content, partial))
 
     def read(self, split: Split, rows: Sequence[int], trie: ItemTrie, truth: Tensor) -> tuple[Tensor, ScoredPrefixes]:
         """Return the target's beams and scores of some requests, on the trie's device.

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from atspeed.data import RecommendationData
 from atspeed.decoding import ItemTrie
+from atspeed.decoding.probe import check_tree_attention
 from atspeed.models import ModelSource, pack_linears
 
 
@@ -31,15 +32,21 @@ class ModelLoader:
 
     def __init__(self, data: RecommendationData, run_dir: Path, device: torch.device, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
-        self.vocabulary = data.catalog.vocabulary
+        self.data = data
         self.run_dir = run_dir
         self.device = device
         self.trie = ItemTrie(data.catalog.tokens).to(device)
 
     def load(self, source: ModelSource) -> PreTrainedModel:
-        """Build a model, with its weights as ``transformers`` loads them."""
-        model: Any = source.build(self.vocabulary, self.run_dir)
-        return model.to(self.device)
+        """Build a model, with its weights as ``transformers`` loads them.
+
+        Raises:
+            ValueError: if it cannot take a tree attention mask at the longest prompt of the data.
+        """
+        model: Any = source.build(self.data.catalog.vocabulary, self.run_dir)
+        model.to(self.device)
+        check_tree_attention(model, self.data.max_prompt_tokens, self.trie.num_levels)
+        return model
 
     def load_packed(self, source: ModelSource) -> PreTrainedModel:
         """Build a model and pack its weights; see :func:`atspeed.models.pack_linears`."""

@@ -97,8 +97,13 @@ class RecommendationData(pl.LightningDataModule):
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Tokens of the longest prompt or training sequence."""
-        return 1 + (self.max_history + 1) * (self.catalog.num_levels + 1)
+        """Tokens of the longest prompt."""
+        return 1 + self.max_history * (self.catalog.num_levels + 1)
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """Tokens of the longest training sequence: a prompt and one more item."""
+        return self.max_prompt_tokens + self.catalog.num_levels + 1
 
     def training_windows(self) -> Examples[SequenceExample]:
         """Each user's training items, cut into windows; see :func:`splits.training_windows`."""

@@ -103,7 +103,7 @@ class Alignment(StageModule):
     def on_fit_start(self) -> None:
         """Refuse models that do not take a tree mask, in all processes; see :func:`check_tree_attention`."""
         for model in [self.model] if self.target_cache is not None else [self.model, self.target]:
-            check_tree_attention(model, self.data.max_prompt_tokens - self.trie.num_levels, self.trie.num_levels)
+            check_tree_attention(model, self.data.max_prompt_tokens, self.trie.num_levels)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule, on the draft."""

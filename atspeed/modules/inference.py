@@ -118,7 +118,15 @@ class Inference(StageModule):
 
     def decoder(self, drafter: Drafter) -> SpeculativeDecoder:
         """Return a decoder with this module's models and verifier and the given drafter."""
-        return SpeculativeDecoder(self.target, self.trie, drafter, self.verifier, self.draft, self.normalize)
+        return SpeculativeDecoder(
+            self.target,
+            self.trie,
+            drafter,
+            self.verifier,
+            self.draft,
+            self.normalize,
+            max_prompt_tokens=self.data.max_prompt_tokens,
+        )
 
     def item_filter(self, batch: RequestBatch) -> ItemFilter | None:
         """Return the filter that ``exclude_seen`` asks for; None: every request may get all items."""

@@ -36,9 +36,9 @@ def build_model(source: ModelSource, data: RecommendationData, trainer: pl.Train
     if sharded:  # DeepSpeed wants one dtype, and has shards in that of the Trainer's precision
         cast(model.parameters(), "bfloat16" if str(trainer.precision).startswith("bf16") else "float32")
     max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if max_positions is not None and max_positions < data.max_prompt_tokens:
+    if max_positions is not None and max_positions < data.max_sequence_tokens:
         raise ValueError(
-            f"data.max_history is {data.max_history}: prompts of up to {data.max_prompt_tokens} tokens, "
+            f"data.max_history is {data.max_history}: prompts of up to {data.max_sequence_tokens} tokens, "
             f"but the model has max_position_embeddings {max_positions}; shorten the history or enlarge the model"
         )
     return model

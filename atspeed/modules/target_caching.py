@@ -86,13 +86,13 @@ class TargetCaching(StageModule):
 
     def on_predict_start(self) -> None:
         """Refuse a target that does not take a tree mask; see :func:`check_tree_attention`."""
-        check_tree_attention(self.target, self.data.max_prompt_tokens - self.trie.num_levels, self.trie.num_levels)
+        check_tree_attention(self.target, self.data.max_prompt_tokens, self.trie.num_levels)
 
     def predict_step(self, shard: tuple[Split, int], batch_idx: int) -> TargetShard:
         """Return the content of a shard."""
         trie = self.trie.to(self.device)
         requests = self.cache.shard_requests(*shard)
-        size = max(1, self.data.max_tokens // self.data.max_prompt_tokens)
+        size = max(1, self.data.max_tokens // self.data.max_sequence_tokens)
         beams: dict[int, Tensor] = {}
         child_log_probs: dict[int, Tensor] = {}
         for batch in self.data.batches_by_length(requests, size, self.device):

@@ -37,9 +37,9 @@ def records(run_dir: Path) -> list[list]:
 )
 def test_a_killed_fit_resumes_as_if_nothing_had_happened(tmp_path: Path, kind: str, steps_into_epoch: int) -> None:
     """Users, losses and weights to the last digit: order of the data, optimiser, schedule, dropout."""
-    weights = resuming.run(tmp_path / "whole", kind, every_n_steps=1000)
-    whole = records(tmp_path / "whole")
-    steps_per_epoch = -(-len(whole) // 3 // resuming.ACCUMULATED[kind])
+    weights = resuming.run(tmp_path / "uninterrupted", kind, every_n_steps=1000)
+    uninterrupted = records(tmp_path / "uninterrupted")
+    steps_per_epoch = -(-len(uninterrupted) // 3 // resuming.ACCUMULATED[kind])
     every_n_steps = steps_per_epoch + steps_into_epoch
     command = [sys.executable, "-m", "tests.modules.resuming", str(tmp_path / "killed"), kind]
     done = subprocess.run([*command, str(every_n_steps), str(every_n_steps + 1)], capture_output=True, timeout=300)
@@ -47,10 +47,10 @@ def test_a_killed_fit_resumes_as_if_nothing_had_happened(tmp_path: Path, kind: s
     before = records(tmp_path / "killed")
     checkpoint = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
     saved = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
-    assert before == whole[: len(before)]
-    assert len(whole) / 3 <= saved < len(before), "a batch after the checkpoint is lost with the process"
+    assert before == uninterrupted[: len(before)]
+    assert len(uninterrupted) / 3 <= saved < len(before), "a batch after the checkpoint is lost with the process"
     resumed = resuming.run(tmp_path / "killed", kind, every_n_steps, resume=True)
-    assert records(tmp_path / "killed")[len(before) :] == whole[saved:]
+    assert records(tmp_path / "killed")[len(before) :] == uninterrupted[saved:]
     for name, value in weights.items():
         assert resumed[name].equal(value)
 
@@ -98,14 +98,15 @@ def test_a_checkpoint_that_is_saved_when_the_loss_fails_goes_on_with_that_batch(
     def checkpoint() -> pl.Callback:
         return pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=100, save_last=True, save_on_exception=True)
 
-    whole, resumed, failed, after = module(ForwardKL()), module(ForwardKL()), Watch(), Recorder(tmp_path / "log")
-    fit(whole, small_data("requests"), tmp_path)
+    uninterrupted, resumed = module(ForwardKL()), module(ForwardKL())
+    failed, after = Watch(), Recorder(tmp_path / "log")
+    fit(uninterrupted, small_data("requests"), tmp_path)
     with pytest.raises(FloatingPointError):
         fit(module(NaNAt(2)), small_data("requests"), tmp_path, callbacks=[failed, checkpoint()])
     fit(resumed, small_data("requests"), tmp_path, ckpt_path=str(tmp_path / "last.ckpt"), callbacks=[after])
     epoch, batch, users, _ = json.loads((tmp_path / "log").read_text().splitlines()[0])
     assert (epoch, batch, [f"user-{user}" for user in users]) == (0, 2, failed.users)
-    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+    for ours, theirs in zip(resumed.model.parameters(), uninterrupted.model.parameters(), strict=True):
         assert ours.equal(theirs)
 
 
