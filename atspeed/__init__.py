@@ -1,7 +1,16 @@
 """atspeed: exact speculative beam decoding and draft alignment for LLM-based generative recommendation.
 
-Shape letters used in comments throughout: ``B`` requests, ``K`` beams, ``N`` draft beams, ``T`` token-tree nodes,
-``S`` cache slots, ``C`` children of a node, ``P`` prompt tokens, ``L`` levels of a semantic ID, ``V`` vocabulary.
+Letters of shapes, used in docstrings and comments throughout:
+
+==  ============================================  ==  ============================================
+B   requests of a batch                           P   prompt tokens, padding included
+K   beams (``num_beams``)                         Q   tokens of one forward pass
+N   draft beams (``draft_beams``)                 S   cache slots
+L   levels of a semantic ID                       T   nodes of the token tree
+C   children of a node                            W   nodes in question, padding included
+M   nodes of the trie                             E   scored children, of all nodes of a request
+R   true items of a request, padding included     V   vocabulary
+==  ============================================  ==  ============================================
 """
 
 __version__ = "0.1.0"

@@ -93,3 +93,12 @@ def test_overlays_are_found_in_their_subfolders(tmp_path: Path, monkeypatch: pyt
     assert f"config ddp.yaml: {CONFIGS / 'hardware' / 'ddp.yaml'}\n" in shown
     for words in ("class_path: atspeed.losses.Coverage", "DDPStrategy"):
         assert words in shown
+
+
+def test_a_config_for_all_commands_stands_before_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "all.yaml").write_text("fit: {seed_everything: 7}\n")
+    shown = run_here("-c", "all.yaml", "fit", "--config", "strict.yaml", "--seed_everything=8", "--print_config")
+    assert "seed_everything: 8\n" in shown
+    assert "class_path: atspeed.losses.AtSpeedS" in shown
+    assert "seed_everything: 7\n" in run_here("-c", "all.yaml", "fit", "--model", "FineTuning", "--print_config")
