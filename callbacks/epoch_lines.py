@@ -25,7 +25,7 @@ class EpochLines(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock (a fit that resumes at the end of an epoch does not start that epoch)."""
-        self._shown = trainer.is_global_zero and not (sys.stdout.isatty() and sys.stderr.isatty())
+        self._shown = trainer.is_global_zero and not has_terminal()
         self._start = self._epoch_start = time.perf_counter()
         self._first_step = trainer.global_step
         self._restart()
@@ -62,6 +62,11 @@ class EpochLines(pl.Callback):
         )
         self._epoch_start = now
         self._restart()
+
+
+def has_terminal() -> bool:
+    """Return whether somebody may watch a progress bar: standard output and error are terminals."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 def duration(seconds: float) -> str:

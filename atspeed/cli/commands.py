@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
 
 from atspeed.callbacks import EpochLines, RunProvenance  # imports the others, so that configs may name them, too
+from atspeed.callbacks.epoch_lines import has_terminal
 from atspeed.cli.overview import COMMANDS, PROGRAM, TRAINER_COMMANDS, usage
 from atspeed.cli.parser import PARSER_SETTINGS, ConfigFile, Parser, TrainerParser, construct
 from atspeed.data import RecommendationData
@@ -52,6 +53,7 @@ def quiet() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     transformers.utils.logging.disable_progress_bar()  # loading takes less than two seconds
     for message in IRRELEVANT_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
@@ -61,7 +63,7 @@ class AtSpeedCLI(LightningCLI):
     """``python -m atspeed {fit,validate,test,predict}``.
 
     The Trainer's ``default_root_dir`` is the run folder. If no logger is chosen, TensorBoard events, checkpoints and
-    the resolved config go to ``<run folder>/<stage>``. A fit logs a line an epoch (:class:`EpochLines`).
+    the resolved config go to ``<run folder>/<stage>``. A fit logs one line per epoch (:class:`EpochLines`).
 
     Args:
         args: the command line.
@@ -116,10 +118,13 @@ class AtSpeedCLI(LightningCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Make the Trainer, with a line an epoch for every fit."""
+        """Make the Trainer; a fit logs one line per epoch where it would draw its progress bar for nobody."""
         trainer: Any = construct(super().instantiate_trainer, **kwargs)
-        if self.subcommand == "fit" and not any(isinstance(each, EpochLines) for each in trainer.callbacks):
-            trainer.callbacks.insert(0, EpochLines())
+        if self.subcommand == "fit":
+            if not any(isinstance(each, EpochLines) for each in trainer.callbacks):
+                trainer.callbacks.insert(0, EpochLines())
+            if not has_terminal():
+                trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ProgressBar)]
         return trainer
 
 

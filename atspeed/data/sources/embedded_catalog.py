@@ -25,7 +25,7 @@ class EmbeddedCatalog(InteractionSource):
         seed: the same seed gives the same data.
     """
 
-    def __init__(self, num_users: int = 2000, num_items: int = 1200, num_tastes: int = 16, seed: int = 0) -> None:
+    def __init__(self, num_users: int = 1000, num_items: int = 1200, num_tastes: int = 16, seed: int = 0) -> None:
         require_at_least(1, data__source__num_users=num_users)
         require_at_least(3, data__source__num_tastes=num_tastes)  # a user has two or three
         require_at_least(8 * num_tastes, data__source__num_items=num_items)

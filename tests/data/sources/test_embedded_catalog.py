@@ -14,7 +14,7 @@ def test_a_seed_fixes_the_data() -> None:
 
 def test_it_has_the_traits_that_matter() -> None:
     data = EmbeddedCatalog().load()
-    assert len(data.users) >= 2000
+    assert len(data.users) >= 1000
     assert data.catalog.num_levels == 4
     sids = Counter(map(tuple, data.catalog.tokens.tolist()))
     assert max(sids.values()) > 1, "some items share a semantic ID"
