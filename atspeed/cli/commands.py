@@ -153,7 +153,7 @@ def run_benchmark(command: str, args: list[str]) -> None:
 def cache_target(args: list[str]) -> None:
     """Write the frozen target's beams and scores for the training prompts, for alignment without the target.
 
-    Rerunning skips what is there, so it resumes a run that was killed.
+    Rerunning skips what exists, so it resumes a run that was killed.
 
     Args:
         args: the options of a fit.
