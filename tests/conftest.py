@@ -18,8 +18,16 @@ def no_leaks() -> Iterator[None]:
     yield
     changed = {name for name in before.keys() | os.environ.keys() if before.get(name) != os.environ.get(name)}
     changed -= {"PYTEST_CURRENT_TEST"}
-    # Lightning and its libraries set these once a process, on import or at the first seed
-    allowed = {"PL_GLOBAL_SEED", "PL_SEED_WORKERS", "KINETO_LOG_LEVEL", "POSSIBLE_USER_WARNINGS", "TPU_ML_PLATFORM"}
+    # libraries set these once per process, on import or at the first seed
+    allowed = {
+        "KINETO_LOG_LEVEL",
+        "PL_GLOBAL_SEED",
+        "PL_SEED_WORKERS",
+        "POSSIBLE_USER_WARNINGS",
+        "PYTORCH_NVML_BASED_CUDA_CHECK",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TPU_ML_PLATFORM",
+    }
     assert not changed - allowed, f"the test changed the environment: {sorted(changed - allowed)}"
     assert not torch.distributed.is_initialized(), "the test left a process group behind"
 
