@@ -1,5 +1,6 @@
 """Building, loading, sharding and exporting causal language models."""
 
+from atspeed.models.growth import Grown
 from atspeed.models.lora import LoRA, merged_state
 from atspeed.models.packing import pack_linears
 from atspeed.models.sharding import loading_into_shards, unsharded_shape, unsharded_state
@@ -8,6 +9,7 @@ from atspeed.models.sources import Checkpoint, Exported, ModelSource, NewModel, 
 __all__ = [
     "Checkpoint",
     "Exported",
+    "Grown",
     "LoRA",
     "ModelSource",
     "NewModel",
