@@ -8,6 +8,9 @@ from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
+LAYOUT_TOKENS = 32
+"""In bfloat16: the number of tokens that oneDNN chooses the layout for; any number of tokens can be multiplied."""
+
 
 class PackedLinear(nn.Module):
     """A ``Linear`` whose weight is stored in the blocked layout of oneDNN, for inference on a CPU.
@@ -20,7 +23,8 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.bias = linear.bias
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        tokens = LAYOUT_TOKENS if linear.weight.dtype == torch.bfloat16 else None
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return ``values @ weight.T + bias``."""
