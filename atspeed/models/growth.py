@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -194,16 +193,16 @@ def grown_config(small: PreTrainedConfig, shape: dict[str, int], head_size: int)
     values["rms_norm_eps"] = small.rms_norm_eps * small.hidden_size / values["hidden_size"]
     if values.get("layer_types"):  # the new layers are behind the trained ones, which keep their sliding windows
         values["layer_types"] += ["full_attention"] * (values["num_hidden_layers"] - small.num_hidden_layers)
-    try:
-        config = type(small).from_dict(values)
-    except StrictDataclassError as error:
+    queries, keys, hidden = (values[name] for name in ("num_attention_heads", "num_key_value_heads", "hidden_size"))
+    if small.model_type == "llama" and hidden % queries:
         raise ValueError(
-            f"grown: {type(small).__name__} does not allow {shape}; choose other sizes: {error.__cause__ or error}"
-        ) from error
-    queries, keys = config.num_attention_heads, config.num_key_value_heads
+            f"grown.hidden_size is {hidden}, which is not a multiple of num_attention_heads {queries}, as "
+            f"{type(small).__name__} requires; choose {hidden + -hidden % queries} or another multiple"
+        )
     if queries % keys:
         raise ValueError(
-            f"grown.num_attention_heads is {queries}, which is not a multiple of num_key_value_heads {keys}; choose one"
+            f"grown.num_attention_heads is {queries}, which is not a multiple of num_key_value_heads {keys}; choose "
+            f"{queries + -queries % keys} or another multiple"
         )
     group = small.num_attention_heads // small.num_key_value_heads
     needed = small.num_key_value_heads * -(-group // (queries // keys))
@@ -213,7 +212,7 @@ def grown_config(small: PreTrainedConfig, shape: dict[str, int], head_size: int)
             f"key head; the base has {group}, so its {small.num_key_value_heads} key heads would need {needed}. Choose "
             f"a num_attention_heads of {group * keys} or a larger multiple of {keys}"
         )
-    return config
+    return type(small).from_dict(values)
 
 
 def head_positions(small: PreTrainedConfig, large: PreTrainedConfig) -> tuple[Tensor, int]:
