@@ -22,7 +22,7 @@ from atspeed.benchmark.timing import time_interleaved
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
 from atspeed.decoding import Decoded, ItemTrie, ModelDrafter, NoDrafter, RelaxedSampling, SpeculativeDecoder
-from atspeed.models import ModelSource, pack_linears
+from atspeed.models import ModelSource, is_packed, pack_linears
 from atspeed.provenance import provenance
 
 PROFILED_BATCHES = 20
@@ -67,8 +67,9 @@ class Benchmark:
             it empty for semantic IDs of different lengths.
         num_warmup: number of batches to warm up with.
         num_threads: CPU threads of torch.
-        pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`); ``hf_generate``
-            always runs the model as ``transformers`` loads it.
+        pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`). ``hf_generate``
+            runs the model as ``transformers`` loads it if its dtype is float32. A bfloat16 target is not copied:
+            ``hf_generate`` then runs on the packed weights too, and setting and table say so.
         seed: of the sampling methods, and of the order of methods.
         device: where to run; a GPU if there is one.
         out: the run folder, where models are looked up; ``benchmark`` in it gets ``benchmark.json``, ``report.html``,
@@ -150,25 +151,31 @@ class Benchmark:
         target = loader.load(self.target_source)
         needs_draft = any(method.drafter.needs_draft for method in self.methods.values())
         draft = loader.load(self.draft_source) if self.draft_source and needs_draft else None
+        target_parameters = target.num_parameters()  # counted before packing, which hides them
+        draft_parameters = draft.num_parameters() if draft else None
+        # hf_generate runs the model as transformers loads it, but of a bfloat16 target, large as a rule, there is no
+        # second copy.
+        reference = target if target.dtype == torch.bfloat16 else copy.deepcopy(target)
+        if self.pack_weights:
+            for model in (target, draft):
+                if model is not None:
+                    pack_linears(model)
         setting = BenchmarkSetting(
             run=str(self.out),
             source=type(data.source).__name__,
             items=data.catalog.num_items,
             levels=data.catalog.num_levels,
-            target_parameters=target.num_parameters(),  # counted before packing, which hides them
-            draft_parameters=draft.num_parameters() if draft else None,
+            target_parameters=target_parameters,
+            draft_parameters=draft_parameters,
             pack_weights=self.pack_weights,
+            hf_generate_packed=is_packed(reference),
         )
-        reference = HFGenerate(copy.deepcopy(target), data.catalog.tokens)
-        if self.pack_weights:
-            for model in (target, draft):
-                if model is not None:
-                    pack_linears(model)
         decoders = {
             name: SpeculativeDecoder(target, loader.trie, method.drafter, method.verifier, draft)
             for name, method in {**self.methods, **(self.curves if draft else {})}.items()
         }
-        return _Loaded(setting, items_by_codes(data.catalog.tokens), loader.trie, target, draft, reference, decoders)
+        generate = HFGenerate(reference, data.catalog.tokens)
+        return _Loaded(setting, items_by_codes(data.catalog.tokens), loader.trie, target, draft, generate, decoders)
 
     def _measure_coverage(self, loaded: _Loaded, batches: list[RequestBatch]) -> list[CoverageRow]:
         if loaded.draft is None or not self.coverage_beams:

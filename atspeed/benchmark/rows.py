@@ -109,7 +109,13 @@ class CoverageRow:
 
 @dataclass(frozen=True)
 class BenchmarkSetting:
-    """What ``benchmark`` measured: run folder, data source, catalog and models."""
+    """What ``benchmark`` measured: run folder, data source, catalog and models.
+
+    Attributes:
+        pack_weights: the setting: whether the engine was to run on packed weights.
+        hf_generate_packed: whether ``hf_generate`` ran on packed weights, which it shares with the engine if the target
+            is in bfloat16.
+    """
 
     run: str
     source: str
@@ -118,6 +124,7 @@ class BenchmarkSetting:
     target_parameters: int
     draft_parameters: int | None
     pack_weights: bool
+    hf_generate_packed: bool = False
 
 
 @dataclass(frozen=True)
