@@ -70,7 +70,7 @@ class BoundedTopK(Verifier):
             following: those of the next level under strict verification.
             target: the target's scorer.
         """
-        unscored = following.mask & ~target.is_scored(following.nodes)
+        unscored = ~target.is_scored(following.nodes)  # not the root, which pads them
         dropped_scores = following.scores.masked_fill(~unscored, -torch.inf)
         # In logarithms, so that no share underflows to 0 and epsilon = 0 drops nothing.
         share = dropped_scores.double().logsumexp(1) - following.scores.double().logsumexp(1)
@@ -111,9 +111,8 @@ def count_answers(beams: Beams, target: PrefixScorer) -> Tensor:
     num_leaves = count = torch.zeros_like(needed)
     for _ in range(trie.num_levels):
         count = torch.maximum(count, num_leaves + mask.sum(1))
-        is_leaf = mask & trie.is_leaf(nodes)
-        num_leaves = num_leaves + is_leaf.sum(1)
-        mask = mask & ~is_leaf & (count < needed)[:, None]
+        num_leaves = num_leaves + (mask & trie.is_leaf(nodes)).sum(1)
+        mask = mask & (count < needed)[:, None]
         if not mask.any():
             break
         nodes, _, mask, _ = trie.children(nodes, mask)

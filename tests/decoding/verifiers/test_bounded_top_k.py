@@ -245,6 +245,14 @@ def test_a_vanishing_share_is_no_reason_to_drop_without_epsilon() -> None:
     assert advance(known, 2, 1e-9).leaves.tolist() == [[4, 5]]
 
 
+def test_identifiers_that_end_early_count_among_those_that_remain() -> None:
+    trie = ItemTrie(torch.tensor([[3, 5, -1], [3, 6, 7], [3, 6, 8], [4, 9, -1]]))
+    log_probs = torch.tensor([[1, 0.9, 0.1, 0.5, 0.5, 1, 0.5, 0.5]]).log()
+    known = table(trie, [[0, 1, 4]], log_probs, torch.ones_like(log_probs, dtype=torch.bool))
+    assert advance(known, 3, 0.2).leaves.tolist() == [[3, 6, 7]]  # the three that begin with 3
+    assert advance(known, 4, 0.2).nodes.tolist() == [[1, 2, 0, 0]]
+
+
 def test_of_sampled_answers_none_is_certain() -> None:
     generator = torch.Generator().manual_seed(0)
     trie = ItemTrie(random_sids(generator, 60, [4, 5, 5]))
