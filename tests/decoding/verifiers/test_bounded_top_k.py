@@ -257,7 +257,8 @@ def test_of_sampled_answers_none_is_certain() -> None:
     generator = torch.Generator().manual_seed(0)
     trie = ItemTrie(random_sids(generator, 60, [4, 5, 5]))
     prompts, mask = random_prompts(generator, [9, 4], VOCAB_SIZE)
-    decoded = SpeculativeDecoder(TARGET, trie, TrieDrafter(20), LosslessSampling())(prompts, mask, 4)
+    decoder = SpeculativeDecoder(TARGET, trie, TrieDrafter(20), LosslessSampling())
+    decoded = decoder(prompts, mask, 4, generator=generator)
     assert decoded.loss_bound.tolist() == [inf, inf]
     assert decoded.num_exact.tolist() == [0, 0]
 
