@@ -10,9 +10,14 @@ from transformers import PreTrainedModel
 
 from atspeed.benchmark import Benchmark, Method
 from atspeed.data import EmbeddedCatalog, RecommendationData
+<<<<<<< HEAD
 from atspeed.decoding import ModelDrafter, TrieDrafter
 from atspeed.models import Grown, ModelSource, NewModel
 from atspeed.models.packing import has_packed_products
+=======
+from atspeed.decoding import BoundedTopK, ModelDrafter, TrieDrafter
+from atspeed.models import NewModel
+>>>>>>> bounded
 from tests.modules.tiny import TINY
 
 TARGET = NewModel("llama", TINY)
@@ -45,6 +50,17 @@ def test_curves_are_measured_once_beside_the_methods(tmp_path: Path) -> None:
     assert drafted[0] is not None
     assert len(list((tmp_path / "benchmark").glob("figure-*.png"))) == 5
     assert (tmp_path / "benchmark" / "report.html").is_file()
+
+
+def test_bounded_answers_are_measured_and_not_compared(tmp_path: Path) -> None:
+    method = Method(ModelDrafter(5, 2), BoundedTopK(0.9))
+    result = measure(tmp_path, {"draft_bounded": method}, num_beams=(5,), draft_widths=(), temperatures=())
+    *exact, bounded = result["rows"]
+    assert (bounded["verification"], bounded["temperature"], bounded["draft_beams"]) == ("bounded", None, 5)
+    assert bounded["identical_to_hf"] is bounded["max_score_gap"] is None
+    assert bounded["target_calls"] < 4
+    assert [row["identical_to_hf"] for row in exact] == [1, 1]
+    assert "all strict answers, 100.0% were those" in (tmp_path / "benchmark" / "report.html").read_text()
 
 
 def test_without_a_method_that_drafts_there_are_no_curves(tmp_path: Path) -> None:
