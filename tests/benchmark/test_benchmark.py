@@ -10,14 +10,9 @@ from transformers import PreTrainedModel
 
 from atspeed.benchmark import Benchmark, Method
 from atspeed.data import EmbeddedCatalog, RecommendationData
-<<<<<<< HEAD
-from atspeed.decoding import ModelDrafter, TrieDrafter
+from atspeed.decoding import BoundedTopK, ModelDrafter, TrieDrafter
 from atspeed.models import Grown, ModelSource, NewModel
 from atspeed.models.packing import has_packed_products
-=======
-from atspeed.decoding import BoundedTopK, ModelDrafter, TrieDrafter
-from atspeed.models import NewModel
->>>>>>> bounded
 from tests.modules.tiny import TINY
 
 TARGET = NewModel("llama", TINY)
