@@ -4,7 +4,8 @@ import logging
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from atspeed.benchmark import HFGenerate
 from atspeed.decoding import ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
@@ -166,12 +167,21 @@ def test_a_head_that_does_more_than_multiply_is_found_out(
     family: str, config: dict, is_apart: bool, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = random_model(family, config, dtype)
-    for weight in model.parameters():
-        weight.data.mul_(1e-2)  # logits so small that a cap does nothing
+    model.get_output_embeddings().weight.data.zero_()  # logits of 0, which no cap or factor changes
     with caplog.at_level(logging.INFO):
         assert head_is_apart(model) == is_apart
     assert ("does more for its logits" in caplog.text) != is_apart
     assert not model.get_output_embeddings()._forward_hooks
+
+
+class HalvesHiddenStates(LlamaForCausalLM):
+    def forward(self, input_ids: torch.Tensor, **_: object) -> CausalLMOutputWithPast:
+        return CausalLMOutputWithPast(logits=self.lm_head(self.model(input_ids).last_hidden_state / 2))
+
+
+def test_a_model_that_changes_hidden_states_before_its_head_is_found_out() -> None:
+    special = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0}
+    assert not head_is_apart(HalvesHiddenStates(AutoConfig.for_model("llama", **special, **LONG)).eval())
 
 
 def test_a_sharded_head_is_called_by_the_model_only() -> None:
