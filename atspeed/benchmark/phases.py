@@ -78,9 +78,12 @@ def _watched(decoder: SpeculativeDecoder, watch: Stopwatch) -> Iterator[None]:
         setattr(owner, name, timed(getattr(owner, name), phase))
     hooks = []
     for model, phase in ((decoder.target, "target"), (decoder.draft, "draft")):
-        if model is not None:
-            hooks.append(model.register_forward_pre_hook(lambda *_, phase=phase: watch.enter(phase)))
-            hooks.append(model.register_forward_hook(lambda *_: watch.leave()))
+        if model is None:
+            continue
+        # where a call needs many logits, base and head are called instead of the model (decoding/forward.py)
+        for module in {model, model.base_model, model.get_output_embeddings()} - {None}:
+            hooks.append(module.register_forward_pre_hook(lambda *_, phase=phase: watch.enter(phase)))
+            hooks.append(module.register_forward_hook(lambda *_: watch.leave()))
     try:
         yield
     finally:

@@ -1,12 +1,20 @@
 """The one function that calls a model."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 Normalize = Literal["vocabulary", "allowed"]
+
+MAX_LOGITS = 1 << 25
+"""How many logits of a call to hold at once: 128 MiB in float32, 261 positions of 128,256 tokens. With fewer, reading
+the output embedding anew for each chunk would take longer than computing with it (about 200 positions on a GPU)."""
+HEAD_APART = "_atspeed_head_apart"
+"""Attribute of a model: its vocabulary's size V where the probe found that its base and its head, called one after the
+other, give its logits; else 0."""
 
 
 class WantedChildren(NamedTuple):
@@ -42,6 +50,9 @@ def child_log_probs(
 ) -> Tensor:
     """Run a model once over new tokens, and return the log-probabilities of the wanted children.
 
+    More than :data:`MAX_LOGITS` logits are computed for some positions at a time, by the model's base and its head,
+    where the probe has found that the two give the model's logits.
+
     Args:
         model: the model.
         cache: its key-value cache of ``S`` slots, which gets ``Q`` more.
@@ -57,22 +68,50 @@ def child_log_probs(
         ``[B, W]``, float32, at most 0; minus infinity for children that are not legal.
     """
     bias = torch.where(mask, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
-    output = model(
-        input_ids=tokens,
-        position_ids=positions,
-        attention_mask=bias[:, None],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=num_parents,
-    )
-    logits = output.logits.float()  # [B, T, V]
-    if normalize == "vocabulary":
-        logits = logits.log_softmax(2)
-    log_probs = logits.flatten(1).gather(1, wanted.parent * logits.shape[2] + wanted.token)  # [B, W]
+    inputs = {"position_ids": positions, "attention_mask": bias[:, None], "past_key_values": cache, "use_cache": True}
+    logits_per_position = len(tokens) * getattr(model, HEAD_APART, 0)
+    if num_parents * logits_per_position > MAX_LOGITS:
+        hidden = model.base_model(input_ids=tokens, **inputs).last_hidden_state[:, -num_parents:]
+        chunks = hidden.split(max(1, MAX_LOGITS // logits_per_position), dim=1)  # [B, t, width of the model] each
+        log_probs = _gather_in_chunks(chunks, model.get_output_embeddings(), wanted, normalize)
+    else:
+        logits = model(input_ids=tokens, **inputs, logits_to_keep=num_parents).logits
+        log_probs = _gather(logits, wanted.parent, wanted.token, normalize)
     if normalize == "allowed":
         total = _logsumexp_by(wanted.parent, log_probs.masked_fill(~wanted.legal, -torch.inf), num_parents)
         log_probs = (log_probs - total.gather(1, wanted.parent)).clamp(max=0)  # rounding may lift a certain child above
     return log_probs.masked_fill(~wanted.legal, -torch.inf)
+
+
+def _gather_in_chunks(
+    chunks: Sequence[Tensor], head: nn.Module, wanted: WantedChildren, normalize: Normalize
+) -> Tensor:
+    """Return what :func:`_gather` returns for the logits of all chunks of positions, with those of one at a time."""
+    values, begin = torch.zeros_like(wanted.token, dtype=torch.float32), 0
+    for chunk in chunks:
+        position = (wanted.parent - begin).clamp(0, chunk.shape[1] - 1)
+        here = _gather(head(chunk), position, wanted.token, normalize)
+        values = torch.where(wanted.parent < begin, values, here)  # a later chunk corrects what lies beyond this one
+        begin += chunk.shape[1]
+    return values
+
+
+def _gather(logits: Tensor, parent: Tensor, token: Tensor, normalize: Normalize) -> Tensor:
+    """Return log-probabilities (``vocabulary``) or logits (``allowed``) of tokens.
+
+    Args:
+        logits: ``[B, T, V]``.
+        parent: the position that a token follows, ``[B, W]``, int64.
+        token: ``[B, W]``, int64.
+        normalize: as in :func:`child_log_probs`.
+
+    Returns:
+        ``[B, W]``, float32.
+    """
+    logits = logits.float()
+    if normalize == "vocabulary":
+        logits = logits.log_softmax(2)
+    return logits.flatten(1).gather(1, parent * logits.shape[2] + token)
 
 
 def _logsumexp_by(group: Tensor, values: Tensor, num_groups: int) -> Tensor:

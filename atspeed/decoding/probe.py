@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.decoding.forward import HEAD_APART
 from atspeed.decoding.scorer import PrefixScorer, check_window
 from atspeed.decoding.trie import ItemTrie
 
@@ -55,6 +56,7 @@ def check_tree_attention(model: PreTrainedModel, prompt_tokens: int, num_levels:
     training = model.training
     model.eval()
     try:
+        setattr(model, HEAD_APART, model.config.get_text_config().vocab_size if head_is_apart(model) else 0)
         difference, tolerance = _measure(model, prompt_tokens, num_levels)
     except torch.OutOfMemoryError:
         raise
@@ -90,6 +92,42 @@ def ensure_tree_attention(model: PreTrainedModel, prompt_tokens: int, num_levels
         except ValueError as error:
             log.info("%s", error)
     check_tree_attention(model, prompt_tokens, num_levels)
+
+
+@torch.no_grad()
+def head_is_apart(model: PreTrainedModel) -> bool:
+    """Return whether a model's logits are its output embedding on its base model's last hidden state, no more.
+
+    Then logits need not be held for all positions at once. It is found out by swapping what the output embedding
+    returns for large numbers during one call, so that a cap of any height shows, whatever the weights. Gemma 2 caps its
+    logits, Granite divides them, Cohere multiplies them. Weights that ZeRO-3 shards are gathered at each use of a
+    module, which all processes must make equally often, so there it is never done.
+    """
+    head = model.get_output_embeddings()
+    if head is None or any(hasattr(weight, "ds_id") for weight in head.parameters()):
+        return False
+    seen: list[Tensor] = []  # what the output embedding was given, and what it is said to have returned
+
+    def swap(_: torch.nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
+        seen.extend((arguments[0], torch.linspace(-1e3, 1e3, output.numel()).view(output.shape).to(output)))
+        return seen[-1]
+
+    tokens = torch.arange(min(8, model.config.get_text_config().vocab_size), device=model.device)[None]
+    hook = head.register_forward_hook(swap)
+    try:
+        logits = model(input_ids=tokens, use_cache=False).logits
+        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    except Exception:  # a base model of another kind; whether the model itself can be used is measured next
+        logits = hidden = None
+    finally:
+        hook.remove()
+    is_apart = hidden is not None and len(seen) == 2 and seen[0].equal(hidden) and seen[1].float().equal(logits.float())
+    if not is_apart:
+        log.info(
+            "%s does more for its logits than multiply by its output embedding: a call holds those of all new tokens",
+            type(model).__name__,
+        )
+    return is_apart
 
 
 def _is_probed(model: PreTrainedModel, prompt_tokens: int, num_levels: int) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from atspeed.decoding.forward import Normalize, WantedChildren, child_log_probs
-from atspeed.decoding.indexing import index_of
+from atspeed.decoding.indexing import index_of, mark_members
 from atspeed.decoding.trie import ROOT, ItemTrie, Spans
 
 UNUSED = -1  # node of a slot that holds nothing
@@ -98,7 +98,7 @@ class ScoredPrefixes:
 
     def is_scored(self, nodes: Tensor) -> Tensor:
         """Return which nodes have been scored: ``[B, K]`` → bool of the same shape."""
-        return (self.nodes[:, None] == nodes[..., None]).any(2)
+        return index_of(nodes, self.nodes)[1]
 
     def keep(self, rows: Tensor) -> None:
         """Drop all requests but those at ``rows`` (int64)."""
@@ -241,9 +241,9 @@ class PrefixScorer(ScoredPrefixes):
         is_node, depth = nodes != ROOT, self.trie.depth(nodes)
         # the root's slot has no key and value of its own: its children follow the prompt's last token
         in_cache = torch.cat([self.nodes[:, 1:], torch.where(is_node, nodes, UNUSED)], dim=1)  # [B, S - 1 + T]
-        tree_mask = (self.trie.path(nodes)[..., None] == in_cache[:, None, None]).any(2)  # [B, T, S - 1 + T]
+        tree_mask = mark_members(self.trie.path(nodes), in_cache)  # [B, T, S - 1 + T]
         prompt_mask = self.prompt_mask[:, None].expand(-1, nodes.shape[1], -1)  # [B, T, P]
-        sees_its_prefix = tree_mask.sum(2) == depth  # itself and every ancestor
+        sees_its_prefix = tree_mask.sum(2, dtype=torch.int16) == depth  # itself and every ancestor
         return _Call(
             tokens=self.trie.token[nodes],
             positions=self._prompt_length + depth - 1,

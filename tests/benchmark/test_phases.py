@@ -1,14 +1,17 @@
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from atspeed.benchmark.phases import PHASES, Stopwatch, measure_phases
 from atspeed.data import RequestBatch
-from atspeed.decoding import ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder
+from atspeed.decoding import ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, forward
 from tests.decoding.tiny import random_prompts, random_sids, tiny_model
 
 VOCAB_SIZE = 12
+SLOW = 0.05  # seconds
 TRIE = ItemTrie(random_sids(torch.Generator().manual_seed(0), 200, [5, 6, 7]))
 PROMPTS, MASK = random_prompts(torch.Generator().manual_seed(1), [7, 3], VOCAB_SIZE)
 BATCH = RequestBatch(torch.zeros(2), PROMPTS, MASK, torch.zeros(2, 1), torch.zeros(2))
@@ -47,3 +50,21 @@ def test_plain_search_spends_nothing_on_a_draft() -> None:
     phases = measure_phases(SpeculativeDecoder(TARGET, TRIE, NoDrafter()), [BATCH], 3)
     assert phases["draft"] == 0
     assert phases["target"] > 0
+
+
+def test_a_head_that_is_called_by_itself_counts_as_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "MAX_LOGITS", 1)
+    decoder = SpeculativeDecoder(TARGET, TRIE, NoDrafter(), max_prompt_tokens=PROMPTS.shape[1])
+    monkeypatch.setattr(TARGET.model, "forward", slowed(TARGET.model.forward))
+    monkeypatch.setattr(TARGET.lm_head, "forward", slowed(TARGET.lm_head.forward))
+    phases = measure_phases(decoder, [BATCH], 1)
+    assert phases["target"] > 1000 * SLOW * (TRIE.num_levels * 2), "a call of the base and of the head at every level"
+    assert phases["rest"] < phases["target"] / 2
+
+
+def slowed(function: Callable) -> Callable:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(SLOW)
+        return function(*args, **kwargs)
+
+    return call

@@ -4,11 +4,12 @@ import logging
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from atspeed.benchmark import HFGenerate
 from atspeed.decoding import ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
-from atspeed.decoding.probe import check_tree_attention
+from atspeed.decoding.probe import check_tree_attention, head_is_apart
 from tests.decoding.tiny import FAMILIES, LLAMA_LIKE, random_prompts, random_sids, tiny_model
 
 VOCAB_SIZE = 40
@@ -145,3 +146,46 @@ def test_a_model_whose_forward_fails_is_refused_with_its_own_words() -> None:
     model = random_model("gpt2", {**GPT, "n_positions": 16})
     with pytest.raises(ValueError, match=r"GPT2LMHeadModel cannot be used here: its forward pass fails .*IndexError"):
         check_tree_attention(model, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "is_apart"),
+    [
+        ("llama", LONG, True),
+        ("llama", {**LONG, "tie_word_embeddings": True}, True),
+        ("gpt_neox", FAMILIES["gpt_neox"], True),
+        ("opt", TAKEN["opt"], True),
+        ("gemma2", {**LONG, "head_dim": 8}, False),  # caps its logits at 30
+        ("gemma2", {**LONG, "head_dim": 8, "final_logit_softcapping": None}, True),
+        ("cohere", LONG, False),  # multiplies them
+        ("granite", LONG, True),  # divides them, here by 1
+        ("granite", {**LONG, "logits_scaling": 8.0}, False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_that_does_more_than_multiply_is_found_out(
+    family: str, config: dict, is_apart: bool, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = random_model(family, config, dtype)
+    model.get_output_embeddings().weight.data.zero_()  # logits of 0, which no cap or factor changes
+    with caplog.at_level(logging.INFO):
+        assert head_is_apart(model) == is_apart
+    assert ("does more for its logits" in caplog.text) != is_apart
+    assert not model.get_output_embeddings()._forward_hooks
+
+
+class HalvesHiddenStates(LlamaForCausalLM):
+    def forward(self, input_ids: torch.Tensor, **_: object) -> CausalLMOutputWithPast:
+        return CausalLMOutputWithPast(logits=self.lm_head(self.model(input_ids).last_hidden_state / 2))
+
+
+def test_a_model_that_changes_hidden_states_before_its_head_is_found_out() -> None:
+    special = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0}
+    assert not head_is_apart(HalvesHiddenStates(AutoConfig.for_model("llama", **special, **LONG)).eval())
+
+
+def test_a_sharded_head_is_called_by_the_model_only() -> None:
+    """Under ZeRO-3 all processes must call it equally often."""
+    model = random_model("llama", LONG)
+    model.lm_head.weight.ds_id = 0
+    assert not head_is_apart(model)
