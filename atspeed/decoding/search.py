@@ -1,7 +1,7 @@
 """The speculative loop: draft, one target call, verify."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from atspeed.checks import require_at_least
 from atspeed.decoding.beams import Beams
+from atspeed.decoding.cost.cost_model import CallShape
 from atspeed.decoding.drafters.drafter import Drafter
 from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.trie import ROOT, ItemTrie
@@ -30,6 +31,8 @@ class Decoded:
             ``l`` is level ``l``, 0 for the first code. The last level needs no draft and has no column.
         drafted: how many times each level was proposed, or followed from what earlier rounds had proposed,
             ``[B, L - 1]``.
+        target_shapes: the size of each target forward pass of the batch.
+        draft_shapes: the size of each draft forward pass of the batch.
     """
 
     leaves: Tensor
@@ -38,6 +41,8 @@ class Decoded:
     draft_calls: Tensor
     accepted: Tensor
     drafted: Tensor
+    target_shapes: list[CallShape] = field(default_factory=list)
+    draft_shapes: list[CallShape] = field(default_factory=list)
 
     @property
     def accepted_levels(self) -> Tensor:
@@ -54,8 +59,8 @@ class Decoded:
         """Return answers without any content."""
         leaves = torch.full((batch_size, num_beams), ROOT, device=device)
         shapes = [(batch_size,)] * 2 + [(batch_size, num_levels - 1)] * 2
-        counts = [torch.zeros(shape, dtype=torch.long, device=device) for shape in shapes]
-        return cls(leaves, torch.full(leaves.shape, -torch.inf, device=device), *counts)
+        target, draft, accepted, drafted = (torch.zeros(shape, dtype=torch.long, device=device) for shape in shapes)
+        return cls(leaves, torch.full(leaves.shape, -torch.inf, device=device), target, draft, accepted, drafted)
 
 
 def search(
@@ -103,6 +108,9 @@ def search(
     batch_size, device = len(target.prompts), target.prompts.device
     select = verifier.selection(generator)
     result = Decoded.empty(batch_size, num_beams, trie.num_levels, device)
+    result.target_shapes = target.shapes
+    if draft is not None:
+        result.draft_shapes = draft.shapes
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
     beams = Beams.at_root(batch_size, num_beams, device)
     for _ in range(trie.num_levels):  # each round advances every request by one level or more
