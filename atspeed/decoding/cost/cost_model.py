@@ -43,8 +43,15 @@ class CallShape(NamedTuple):
 class CostModel:
     """Seconds of a call: ``curve(total tokens) + per_slot · slots + per_pair · pairs``.
 
-    The curve is linear between the totals that were measured, as beyond the last one at the price of a token, and never
-    falls. So a call with more tokens, more requests or more context never costs less.
+    The curve is linear between the totals that were measured, and beyond the last one, where a token costs
+    :attr:`token_seconds`. It never falls, so a call with more tokens, requests or context never costs less::
+
+        seconds │            ╱
+                │          ╱
+                │        ╱
+                │ ──────╯         a call costs a as long as the weights are what it waits for, then b per token
+                └──────────────
+                  1   4   16  64   total tokens
 
     Attributes:
         totals: new tokens of all requests, ascending.
@@ -60,15 +67,15 @@ class CostModel:
 
     @classmethod
     def fit(cls, measured: Iterable[tuple[CallShape, float]]) -> Self:
-        """Fit what was measured, ``(shape, seconds)``; shapes may repeat.
+        """Fit what was measured, ``(shape, seconds)``.
 
-        Calls that differ in their context alone give the terms of slots and pairs; what remains of all calls is made
-        monotone by isotonic regression over the total of tokens.
+        Of several calls of one shape the fastest counts, since whatever disturbs a call makes it slower. Calls that
+        differ in their context alone give the terms of slots and pairs; what remains of all calls is made monotone by
+        isotonic regression over the total of tokens.
         """
-        seconds_of: dict[CallShape, list[float]] = defaultdict(list)
+        points: dict[CallShape, float] = {}
         for shape, seconds in measured:
-            seconds_of[shape].append(seconds)
-        points = {shape: mean(seconds) for shape, seconds in seconds_of.items()}
+            points[shape] = min(seconds, points.get(shape, seconds))
         per_slot, per_pair = _fit_context(points)
         left: dict[int, list[float]] = defaultdict(list)
         for shape, seconds in points.items():

@@ -13,28 +13,32 @@ from atspeed.decoding.forward import WantedChildren, child_log_probs
 CONTEXT = 64
 LONG_CONTEXT = 512
 SHAPES = (
-    *(CallShape(tokens, 1, CONTEXT) for tokens in (1, 4, 8, 16, 32, 64, 128, 256, 512)),
-    *(CallShape(tokens, 1, LONG_CONTEXT) for tokens in (1, 128)),  # against the same tokens after a short context
+    CallShape(1, 1, CONTEXT),
+    CallShape(1, 1, LONG_CONTEXT),  # two against the same tokens after a short context
+    *(CallShape(tokens, 1, CONTEXT) for tokens in (4, 8, 16, 32, 64, 128)),
+    CallShape(128, 1, LONG_CONTEXT),
+    CallShape(256, 1, CONTEXT),
     CallShape(64, 4),  # a batch of prompts
+    CallShape(512, 1, CONTEXT),
 )
-ROUNDS = 3  # the first one warms up; with the calls that fill the two contexts 38 in all
 LARGEST_BUDGET = 1024
 _COSTS = "_atspeed_call_costs"  # attribute of a model: device → CostModel
 
 
 def measure_cost(model: PreTrainedModel, timer: Callable[[CallShape], float] | None = None) -> CostModel:
-    """Time 38 calls of a model, and fit a :class:`CostModel` to them.
+    """Time calls of a model, 38 in all, and fit a :class:`CostModel` to them.
 
-    Each round goes through all shapes, so that a slow moment of the machine does not fall on one of them alone.
+    Three rounds go through all shapes, so that a slow moment of the machine does not fall on one of them alone; the
+    first one warms up. They go down, up and down again: a small call just after a large one, which leaves the
+    processor's caches to it without the weights, would take up to half as long again as it does in a search.
 
     Args:
         model: the model, on its device, packed or not as it will be used.
         timer: shape → seconds of a call; calls of the model by default.
     """
     timer = timer or TimedCalls(model)
-    for shape in SHAPES:
-        timer(shape)
-    return CostModel.fit([(shape, timer(shape)) for _ in range(ROUNDS - 1) for shape in SHAPES])
+    rounds = [[(shape, timer(shape)) for shape in order] for order in (SHAPES[::-1], SHAPES, SHAPES[::-1])]
+    return CostModel.fit(rounds[1] + rounds[2])
 
 
 def measured_cost(model: PreTrainedModel) -> CostModel:
