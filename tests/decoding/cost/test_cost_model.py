@@ -76,3 +76,25 @@ def test_isotonic_regression_pools_by_weight() -> None:
 def test_json_gives_the_record_back() -> None:
     cost = fitted(linear)
     assert CostModel.from_json(json.loads(json.dumps(cost.to_json()))) == cost
+
+
+def test_the_counts_of_a_shape() -> None:
+    shape = CallShape(tokens=5, batch_size=3, context=7)  # each of 15 tokens looks at 12 keys of its request
+    assert (shape.total_tokens, shape.slots, shape.pairs) == (15, 36, 180)
+
+
+@pytest.mark.parametrize(
+    ("of_one", "of_128", "per_slot", "per_pair"),
+    [
+        (3.0, 130.0, 2.0, 1.0),
+        (2.0, 1.0, 1.5, 0.0),  # fewer pairs would cost more: the mean, without pairs
+        (0.0, 128.0, 0.0, 128 * 128 / (1 + 128 * 128)),  # slots would earn time: the best line through zero
+        (-2.0, -1.0, 0.0, 0.0),
+    ],
+)
+def test_neither_slots_nor_pairs_earn_time(of_one: float, of_128: float, per_slot: float, per_pair: float) -> None:
+    per_key = {1: of_one, 128: of_128}
+    cost = CostModel.fit(
+        (CallShape(tokens, 1, context), 1000 + per_key[tokens] * context) for tokens in per_key for context in (0, 100)
+    )
+    assert (cost.per_slot, cost.per_pair) == pytest.approx((per_slot, per_pair), abs=1e-9)
