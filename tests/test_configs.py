@@ -16,7 +16,7 @@ from atspeed.cli.shipped_configs import CONFIGS, find_config
 from atspeed.data import RecommendationData
 from atspeed.decoding import LosslessSampling, RelaxedSampling
 from atspeed.losses import AtSpeedR, AtSpeedS, Coverage
-from atspeed.models import Checkpoint, LoRA
+from atspeed.models import Checkpoint, Exported, Grown, LoRA
 from scripts.memory import LIVE_PARAMETERS
 
 ROOT = Path(__file__).parents[1]
@@ -157,6 +157,19 @@ def test_the_benchmark_config_instantiates() -> None:
     objects = parser.instantiate(parser.parse_object({"benchmark": content}))
     assert list(objects.benchmark.methods)[:3] == ["plain", "trie", "trie_auto"]
     assert type(objects.benchmark.methods["draft_lossless"].verifier) is LosslessSampling
+
+
+def test_the_documented_grown_target_instantiates() -> None:
+    text = (ROOT / "docs" / "usage.md").read_text().replace("\\\n", " ")
+    options = re.findall(r"--(target\S*) (\S+)", next(line for line in text.splitlines() if "--target Grown" in line))
+    parser = Parser(**PARSER_SETTINGS)
+    parser.add_class_arguments(Benchmark, None)
+    arguments = [word for name, value in options for word in (f"--{name}", value)]
+    target = parser.instantiate(parser.parse_args([*arguments, "--methods", "{}"])).target
+    assert isinstance(target, Grown)
+    assert isinstance(target.base, Exported)
+    assert all(target.shape.values())
+    assert target.dtype == "bfloat16"
 
 
 def test_all_configs_are_tried() -> None:

@@ -24,7 +24,7 @@ from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
 from atspeed.decoding import Decoded, ItemTrie, ModelDrafter, NoDrafter, RelaxedSampling, SpeculativeDecoder
 from atspeed.decoding.cost import ModelSize
-from atspeed.models import ModelSource, pack_linears
+from atspeed.models import ModelSource, is_packed, pack_linears
 from atspeed.provenance import provenance
 from atspeed.recommender.cost_file import load_or_measure
 
@@ -71,8 +71,9 @@ class Benchmark:
             it empty for semantic IDs of different lengths.
         num_warmup: number of batches to warm up with.
         num_threads: CPU threads of torch.
-        pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`); ``hf_generate``
-            always runs the model as ``transformers`` loads it.
+        pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`). ``hf_generate``
+            runs the model as ``transformers`` loads it if its dtype is float32. A bfloat16 target is not copied:
+            ``hf_generate`` then runs on the packed weights too, and setting and table say so.
         seed: of the sampling methods, and of the order of methods.
         device: where to run; a GPU if there is one.
         out: the run folder, where models are looked up; ``benchmark`` in it gets ``benchmark.json``, ``report.html``,
@@ -158,21 +159,26 @@ class Benchmark:
         target = loader.load(self.target_source)
         needs_draft = any(method.drafter.needs_draft for method in self.methods.values())
         draft = loader.load(self.draft_source) if self.draft_source and needs_draft else None
+        target_parameters = target.num_parameters()  # counted before packing, which hides them
+        draft_parameters = draft.num_parameters() if draft else None
+        sizes = ModelSize.of(target), ModelSize.of(draft) if draft else None
+        # hf_generate runs the model as transformers loads it, but of a bfloat16 target, large as a rule, there is no
+        # second copy.
+        reference = target if target.dtype == torch.bfloat16 else copy.deepcopy(target)
+        if self.pack_weights:
+            for model in (target, draft):
+                if model is not None:
+                    pack_linears(model)
         setting = BenchmarkSetting(
             run=str(self.out),
             source=type(data.source).__name__,
             items=data.catalog.num_items,
             levels=data.catalog.num_levels,
-            target_parameters=target.num_parameters(),  # counted before packing, which hides them
-            draft_parameters=draft.num_parameters() if draft else None,
+            target_parameters=target_parameters,
+            draft_parameters=draft_parameters,
             pack_weights=self.pack_weights,
+            hf_generate_packed=is_packed(reference),
         )
-        sizes = ModelSize.of(target), ModelSize.of(draft) if draft else None
-        reference = HFGenerate(copy.deepcopy(target), data.catalog.tokens)
-        if self.pack_weights:
-            for model in (target, draft):
-                if model is not None:
-                    pack_linears(model)
         weights = self.target_source.fingerprint(self.out)
         cost = load_or_measure(self.out / "cost" / "target.json", target, weights)
         decoders = {
@@ -186,7 +192,7 @@ class Benchmark:
             target=target,
             draft=draft,
             predictor=Predictor(cost, *sizes),
-            reference=reference,
+            reference=HFGenerate(reference, data.catalog.tokens),
             decoders=decoders,
         )
 

@@ -109,7 +109,7 @@ class Measurement:
             phases_ms: milliseconds per batch of each phase, if they were measured.
         """
         drafter, verifier = (self.method.drafter, self.method.verifier) if self.method else (None, None)
-        strict = verifier is None or isinstance(verifier, StrictTopK)  # sampled answers are not compared
+        strict = verifier is None or isinstance(verifier, StrictTopK)  # others may differ, and are not compared
         requests = len(self.identical)
         counts: dict[str, float | None] = {}  # generate does not count its calls
         if self.speculation.update_called:

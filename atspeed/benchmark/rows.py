@@ -45,7 +45,7 @@ class MethodRow:
         method: name of the method.
         drafter: class of the drafter; None for ``transformers.generate``.
         draft_beams: draft width N of a ``ModelDrafter``.
-        verification: ``strict``, ``relaxed`` or ``lossless``; None for ``transformers.generate``.
+        verification: ``strict``, ``bounded``, ``relaxed`` or ``lossless``; None for ``transformers.generate``.
         temperature: of a sampling verifier.
         num_beams: beam width K.
         batch_size: requests decoded together.
@@ -60,8 +60,9 @@ class MethodRow:
         accepted_levels: accepted levels per target call.
         acceptance_rate: accepted levels over drafted levels; None where nothing was drafted.
         acceptance_by_level: the same for each level but the last.
-        identical_to_hf: share of requests with the answer of ``transformers.generate``; None for sampling verifiers.
-        max_score_gap: largest difference of log-probabilities at the same rank; None for sampling verifiers.
+        identical_to_hf: share of requests with the answer of ``transformers.generate``; None for bounded and sampling
+            verifiers.
+        max_score_gap: largest difference of log-probabilities at the same rank; None likewise.
         recall: Recall@K over all true items, a mean over users.
         recall_error: standard error of that mean; None for one request.
         ndcg: NDCG@K, a mean over users.
@@ -111,7 +112,13 @@ class CoverageRow:
 
 @dataclass(frozen=True)
 class BenchmarkSetting:
-    """What ``benchmark`` measured: run folder, data source, catalog and models."""
+    """What ``benchmark`` measured: run folder, data source, catalog and models.
+
+    Attributes:
+        pack_weights: the setting: whether the engine was to run on packed weights.
+        hf_generate_packed: whether ``hf_generate`` ran on packed weights, which it shares with the engine if the target
+            is in bfloat16.
+    """
 
     run: str
     source: str
@@ -120,6 +127,7 @@ class BenchmarkSetting:
     target_parameters: int
     draft_parameters: int | None
     pack_weights: bool
+    hf_generate_packed: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from atspeed.decoding.filters import ItemFilter
 from atspeed.decoding.scorer import PrefixScorer, ScoredPrefixes
 from atspeed.decoding.search import Decoded, search
 from atspeed.decoding.trie import END, ROOT, ItemTrie
+from atspeed.decoding.verifiers.bounded_top_k import BoundedTopK
 from atspeed.decoding.verifiers.lossless_sampling import LosslessSampling
 from atspeed.decoding.verifiers.relaxed_sampling import RelaxedSampling
 from atspeed.decoding.verifiers.sampling import SamplingVerifier
@@ -24,6 +25,7 @@ __all__ = [
     "END",
     "ROOT",
     "Beams",
+    "BoundedTopK",
     "Decoded",
     "Drafter",
     "HybridDrafter",

@@ -20,6 +20,8 @@ class Beams(NamedTuple):
         leaves: the complete semantic IDs, ``[B, K]``, int64.
         leaf_scores: their scores, ``[B, K]``, float32.
         depth: of the prefixes, ``[B]``, int64.
+        loss_bound: what scores above it is as in plain beam search of width K: the highest score of a prefix that was
+            dropped, minus infinity if none was, ``[B]``, float32.
     """
 
     nodes: Tensor
@@ -27,13 +29,15 @@ class Beams(NamedTuple):
     leaves: Tensor
     leaf_scores: Tensor
     depth: Tensor
+    loss_bound: Tensor
 
     @classmethod
     def at_root(cls, batch_size: int, width: int, device: torch.device) -> "Beams":
         """Return the beams that every search starts from: the empty prefix."""
         leaves = torch.full((batch_size, width), ROOT, device=device)
         root, score = leaves[:, :1], torch.zeros(batch_size, 1, device=device)
-        return cls(root, score, leaves, torch.full(leaves.shape, -torch.inf, device=device), root[:, 0])
+        leaf_scores = torch.full(leaves.shape, -torch.inf, device=device)
+        return cls(root, score, leaves, leaf_scores, depth=root[:, 0], loss_bound=leaf_scores[:, 0])
 
     @property
     def width(self) -> int:
@@ -107,11 +111,11 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
     """
     width = beams.width
     if trie.has_one_length:  # all candidates of a request end or none does, so nothing is to be merged
-        extended = Beams(nodes[:, :width], scores[:, :width], beams.leaves, beams.leaf_scores, beams.depth + 1)
+        extended = beams._replace(nodes=nodes[:, :width], scores=scores[:, :width], depth=beams.depth + 1)
         if not (ends := extended.depth == trie.num_levels).any():
             return extended
         root, nothing = torch.full_like(extended.nodes, ROOT), torch.full_like(extended.scores, -torch.inf)
-        ended = Beams(root, nothing, extended.nodes, extended.scores, extended.depth)
+        ended = extended._replace(nodes=root, scores=nothing, leaves=extended.nodes, leaf_scores=extended.scores)
         return ended.where(ends, extended)
     ends = trie.is_leaf(nodes)
     leaves = select_top(
@@ -119,7 +123,8 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
         torch.cat([beams.leaf_scores, scores[:, :width].masked_fill(~ends[:, :width], -torch.inf)], dim=1),
         width,
     )
-    return Beams(*select_top(nodes, scores.masked_fill(ends, -torch.inf), width), *leaves, beams.depth + 1)
+    prefixes = select_top(nodes, scores.masked_fill(ends, -torch.inf), width)
+    return Beams(*prefixes, *leaves, beams.depth + 1, beams.loss_bound)
 
 
 def next_beams(scorer: PrefixScorer, beams: Beams) -> Beams:

@@ -31,6 +31,8 @@ class Decoded:
             ``l`` is level ``l``, 0 for the first code. The last level needs no draft and has no column.
         drafted: how many times each level was proposed, or followed from what earlier rounds had proposed,
             ``[B, L - 1]``.
+        loss_bound: answers that score above it are the first ones of strict verification's answer, in the same order;
+            minus infinity under strict verification, infinity where answers are sampled, ``[B]``, float32.
         target_shapes: the size of each target forward pass of the batch.
         draft_shapes: the size of each draft forward pass of the batch.
     """
@@ -41,8 +43,14 @@ class Decoded:
     draft_calls: Tensor
     accepted: Tensor
     drafted: Tensor
+    loss_bound: Tensor
     target_shapes: list[CallShape] = field(default_factory=list)
     draft_shapes: list[CallShape] = field(default_factory=list)
+
+    @property
+    def num_exact(self) -> Tensor:
+        """Answers that are certainly the first ones of strict verification's answer, ``[B]``, int64; K: all of it."""
+        return (self.scores > self.loss_bound[:, None]).sum(1)
 
     @property
     def accepted_levels(self) -> Tensor:
@@ -57,10 +65,14 @@ class Decoded:
     @classmethod
     def empty(cls, batch_size: int, num_beams: int, num_levels: int, device: torch.device) -> "Decoded":
         """Return answers without any content."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(batch_size, *shape, dtype=torch.long, device=device)
+
         leaves = torch.full((batch_size, num_beams), ROOT, device=device)
-        shapes = [(batch_size,)] * 2 + [(batch_size, num_levels - 1)] * 2
-        target, draft, accepted, drafted = (torch.zeros(shape, dtype=torch.long, device=device) for shape in shapes)
-        return cls(leaves, torch.full(leaves.shape, -torch.inf, device=device), target, draft, accepted, drafted)
+        scores = torch.full(leaves.shape, -torch.inf, device=device)
+        levels = num_levels - 1
+        return cls(leaves, scores, zeros(), zeros(), zeros(levels), zeros(levels), loss_bound=scores[:, 0].clone())
 
 
 def search(
@@ -124,7 +136,7 @@ def search(
         active = beams.is_open.nonzero()[:, 0]
         if len(active) < len(rows):
             result.leaves[rows], result.scores[rows] = beams.leaves, beams.leaf_scores
-            result.target_calls[rows] = target.calls
+            result.loss_bound[rows], result.target_calls[rows] = beams.loss_bound, target.calls
             if draft is not None:
                 result.draft_calls[rows] = draft.calls
         if len(active) == 0:

@@ -11,11 +11,12 @@ from atspeed.metrics.ranking import (
     ndcg_at_k,
     recall_at_k,
 )
-from atspeed.metrics.speculation import AnswerOverlap, Speculation, answer_overlap
+from atspeed.metrics.speculation import AnswerOverlap, ExactShare, Speculation, answer_overlap, exact_share
 
 __all__ = [
     "AnswerOverlap",
     "CatalogCoverage",
+    "ExactShare",
     "HitRateAtK",
     "MRRAtK",
     "NDCGAtK",
@@ -23,6 +24,7 @@ __all__ = [
     "Speculation",
     "answer_overlap",
     "catalog_coverage",
+    "exact_share",
     "hit_rate_at_k",
     "mrr_at_k",
     "ndcg_at_k",

@@ -110,6 +110,28 @@ def answer_overlap(leaves: Tensor, exact: Tensor) -> Tensor:
     return torch.where(count > 0, found.sum(1) / count.clamp(min=1), 1.0)
 
 
+def exact_share(leaves: Tensor, num_exact: Tensor) -> Tensor:
+    """Share of an answer that is certainly that of plain beam search; float32 ``[B]``; 1 for an empty answer.
+
+    Args:
+        leaves: the answers' trie leaves, ``[B, K]``, int64, padded with 0 (the root).
+        num_exact: how many of them are certain, ``[B]``, int64.
+
+    >>> exact_share(torch.tensor([[5, 6, 7, 9], [5, 8, 0, 0]]), torch.tensor([3, 2]))
+    tensor([0.7500, 1.0000])
+    """
+    count = (leaves != PADDING).sum(1)
+    return torch.where(count > 0, num_exact / count.clamp(min=1), 1.0)
+
+
+class ExactShare(MeanOverRequests):
+    """Mean of :func:`exact_share` over requests."""
+
+    def update(self, leaves: Tensor, num_exact: Tensor) -> None:
+        """Add requests; arguments as in :func:`exact_share`."""
+        self.add(exact_share(leaves, num_exact))
+
+
 class AnswerOverlap(MeanOverRequests):
     """Mean of :func:`answer_overlap` over requests."""
 

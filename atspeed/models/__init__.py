@@ -1,18 +1,21 @@
 """Building, loading, sharding and exporting causal language models."""
 
+from atspeed.models.growth import Grown
 from atspeed.models.lora import LoRA, merged_state
-from atspeed.models.packing import pack_linears
+from atspeed.models.packing import is_packed, pack_linears
 from atspeed.models.sharding import loading_into_shards, unsharded_shape, unsharded_state
 from atspeed.models.sources import Checkpoint, Exported, ModelSource, NewModel, cast, export, model_folder
 
 __all__ = [
     "Checkpoint",
     "Exported",
+    "Grown",
     "LoRA",
     "ModelSource",
     "NewModel",
     "cast",
     "export",
+    "is_packed",
     "loading_into_shards",
     "merged_state",
     "model_folder",

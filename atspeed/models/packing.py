@@ -1,22 +1,30 @@
-"""Faster float32 matrix products on a CPU."""
+"""Faster matrix products on a CPU, in float32 and bfloat16."""
+
+import logging
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+log = logging.getLogger(__name__)
+
+LAYOUT_TOKENS = 32
+"""In bfloat16: the number of tokens that oneDNN chooses the layout for; any number of tokens can be multiplied."""
+
 
 class PackedLinear(nn.Module):
-    """A ``Linear`` whose weight is stored in the blocked layout of oneDNN, for inference in float32 on a CPU.
+    """A ``Linear`` whose weight is stored in the blocked layout of oneDNN, for inference on a CPU.
 
     By default torch computes float32 products with MKL, which leaves the wider vector units unused on CPUs not made
-    by Intel. oneDNN uses them, and packing the weight once saves doing it in each call (figures: docs/notes.md). The
-    operators are those that ``torch.compile`` uses for frozen weights.
+    by Intel. oneDNN uses them, and packing the weight once saves doing it in each call, in float32 as in bfloat16
+    (figures: docs/notes.md). The operators are those that ``torch.compile`` uses for frozen weights.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.bias = linear.bias
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        tokens = LAYOUT_TOKENS if linear.weight.dtype == torch.bfloat16 else None
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return ``values @ weight.T + bias``."""
@@ -24,15 +32,31 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
-    """Replace the ``Linear`` modules of a float32 model on a CPU by packed ones, in place.
+    """Replace the ``Linear`` modules of a float32 or bfloat16 model on a CPU by packed ones, in place.
 
-    Other models are returned unchanged. The results differ only by float32 rounding. A packed model can no longer be
-    trained, saved or moved.
+    Other models are returned unchanged, and so are those whose dtype oneDNN does not support on this processor, with a
+    log line. The results differ only by rounding. A packed model can no longer be trained, saved or moved. Weights are
+    packed and freed one by one, so the peak of memory is that of the model and its largest weight.
     """
-    if model.device.type != "cpu" or model.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
         return model
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Linear:
-                setattr(module, name, PackedLinear(child))
+    if not has_packed_products(model.dtype):
+        log.info("weights are not packed: oneDNN has no %s products on this processor", model.dtype)
+        return model
+    # Only parents are listed: a list of the Linear modules would keep every original weight until the end.
+    for parent in [module for module in model.modules() if type(module) is not nn.Linear]:
+        for name in [name for name, child in parent.named_children() if type(child) is nn.Linear]:
+            setattr(parent, name, PackedLinear(getattr(parent, name)))
     return model
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Return whether :func:`pack_linears` has packed the model."""
+    return any(type(module) is PackedLinear for module in model.modules())
+
+
+def has_packed_products(dtype: torch.dtype) -> bool:
+    """Return whether this torch and this processor multiply packed weights of a dtype, float32 or bfloat16."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()

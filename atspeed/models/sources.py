@@ -25,7 +25,7 @@ class ModelSource(ABC):
 
     @abstractmethod
     def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
-        """Return the model in float32 on the CPU, in evaluation mode.
+        """Return the model on the CPU, in evaluation mode; in float32, unless the source has a setting for its dtype.
 
         Args:
             vocabulary: the catalog's vocabulary, which the model must have.

@@ -9,10 +9,10 @@ from torchmetrics import Metric, MetricCollection
 
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
-from atspeed.decoding import Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
+from atspeed.decoding import BoundedTopK, Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
 from atspeed.decoding.constructor_arguments import constructor_arguments
 from atspeed.decoding.forward import Normalize
-from atspeed.metrics import CatalogCoverage, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
+from atspeed.metrics import CatalogCoverage, ExactShare, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 from atspeed.models import ModelSource, pack_linears
 from atspeed.modules.model_building import build_model
 from atspeed.modules.stage import StageModule
@@ -41,7 +41,8 @@ class Inference(StageModule):
     - the share of the catalog that is recommended to at least one user;
     - Recall@k of two baselines without a model;
     - what speculation cost: target and draft calls per request, accepted levels per target call, and the acceptance
-      rate (accepted levels over drafted levels), overall and per level.
+      rate (accepted levels over drafted levels), overall and per level;
+    - with ``BoundedTopK``, ``test/exact_share``: the share of an answer that is certainly that of strict verification.
 
     ``predict`` answers the requests of ``RecommendationData.predict_histories``; ``PredictionWriter`` writes the
     answers to a file.
@@ -97,6 +98,7 @@ class Inference(StageModule):
         )
         self.baseline_k = max(metrics_at)
         self.popularity_recall, self.transitions_recall = RecallAtK(self.baseline_k), RecallAtK(self.baseline_k)
+        self.exact_share = ExactShare()
 
     def configure_model(self) -> None:
         """Build the models and the trie (here and not earlier: the data module knows the catalog)."""
@@ -167,6 +169,9 @@ class Inference(StageModule):
             f"test/transitions_recall@{self.baseline_k}": self.transitions_recall,
             f"test/catalog_coverage@{self.num_beams}": self.catalog_coverage,
         }
+        if isinstance(self.verifier, BoundedTopK):
+            self.exact_share.update(decoded.leaves, decoded.num_exact)
+            epoch["test/exact_share"] = self.exact_share
         self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=len(batch.users))
 
     def _update_baselines(self, batch: RequestBatch) -> None:

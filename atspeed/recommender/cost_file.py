@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from atspeed.decoding.cost import CostModel, keep_cost, measure_cost
 from atspeed.files import write_atomically
-from atspeed.models.packing import PackedLinear
+from atspeed.models import is_packed
 from atspeed.provenance import device_name
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class CostKey:
             device=device_name(model.device),
             dtype=str(model.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
-            packed=any(isinstance(module, PackedLinear) for module in model.modules()),
+            packed=is_packed(model),
         )
 
 

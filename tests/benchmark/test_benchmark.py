@@ -1,19 +1,26 @@
+import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pytest
 import torch
+from transformers import PreTrainedModel
 
 from atspeed.benchmark import Benchmark, Method
 from atspeed.data import EmbeddedCatalog, RecommendationData
-from atspeed.decoding import ModelDrafter, TrieDrafter
-from atspeed.models import NewModel
+from atspeed.decoding import BoundedTopK, ModelDrafter, TrieDrafter
+from atspeed.models import Grown, ModelSource, NewModel
+from atspeed.models.packing import has_packed_products
 from tests.modules.tiny import TINY
 
+TARGET = NewModel("llama", TINY)
+DEEPCOPY = copy.deepcopy
 
-def measure(folder: Path, methods: dict[str, Method], **settings: Any) -> dict[str, Any]:
-    target, draft = NewModel("llama", TINY), NewModel("llama", TINY, seed=1)
+
+def measure(folder: Path, methods: dict[str, Method], target: ModelSource = TARGET, **settings: Any) -> dict[str, Any]:
+    draft = NewModel("llama", TINY, seed=1)
     few = {"num_requests": 4, "num_warmup": 1, "coverage_beams": (), "num_threads": torch.get_num_threads()}
     benchmark = Benchmark(target, methods, draft, **few, **settings, out=folder)
     result = benchmark.run(RecommendationData(EmbeddedCatalog(num_users=40, num_items=140), max_history=8))
@@ -40,8 +47,41 @@ def test_curves_are_measured_once_beside_the_methods(tmp_path: Path) -> None:
     assert (tmp_path / "benchmark" / "report.html").is_file()
 
 
+def test_bounded_answers_are_measured_and_not_compared(tmp_path: Path) -> None:
+    method = Method(ModelDrafter(5, 2), BoundedTopK(0.9))
+    result = measure(tmp_path, {"draft_bounded": method}, num_beams=(5,), draft_widths=(), temperatures=())
+    *exact, bounded = result["rows"]
+    assert (bounded["verification"], bounded["temperature"], bounded["draft_beams"]) == ("bounded", None, 5)
+    assert bounded["identical_to_hf"] is bounded["max_score_gap"] is None
+    assert bounded["target_calls"] < 4
+    assert [row["identical_to_hf"] for row in exact] == [1, 1]
+    assert "all strict answers, 100.0% were those" in (tmp_path / "benchmark" / "report.html").read_text()
+
+
 def test_without_a_method_that_drafts_there_are_no_curves(tmp_path: Path) -> None:
     result = measure(tmp_path, {"trie": Method(TrieDrafter())}, num_beams=(2,))
     assert result["curves"] == []
     names = {file.name for file in (tmp_path / "benchmark").glob("figure-*.png")}
     assert names == {f"figure-{name}.png" for name in ("speedup", "phases", "acceptance")}
+
+
+@pytest.mark.skipif(not has_packed_products(torch.bfloat16), reason="this processor has no bfloat16 products in oneDNN")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_bfloat16_target_is_not_copied_and_the_table_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    dtype: Literal["float32", "bfloat16"],
+) -> None:
+    copies = []
+    monkeypatch.setattr(copy, "deepcopy", lambda model, *memo: copies.append(model) or DEEPCOPY(model, *memo))
+    target = Grown(TARGET, hidden_size=64, num_hidden_layers=2, dtype=dtype)
+    result = measure(tmp_path, {"trie": Method(TrieDrafter())}, target, num_beams=(2,))
+    shared = dtype == "bfloat16"
+    assert any(isinstance(model, PreTrainedModel) for model in copies) != shared
+    assert result["setting"]["hf_generate_packed"] == shared
+    assert result["environment"]["dtype"] == dtype
+    printed = " ".join(capsys.readouterr().out.split())
+    assert ("hf_generate on the packed weights of the engine" in printed) == shared
+    assert "hf_generate on the packed" in (tmp_path / "benchmark" / "report.html").read_text() or not shared
+    assert all(row["recall"] is not None for row in result["rows"])

@@ -17,8 +17,9 @@ def measured(seconds: list[float], scores: list[float], calls: int, method: Meth
     answers = answers_of(SIDS[None], torch.tensor([scores]))
     for row, elapsed in enumerate(seconds):
         count, first = torch.tensor([calls]), torch.tensor([[1, 0, 0]])
+        levels = (calls - 1) * first, calls * first
         decoded = (
-            Decoded(SIDS[None, :, 0], torch.tensor([scores]), count, 3 * count, (calls - 1) * first, calls * first)
+            Decoded(SIDS[None, :, 0], torch.tensor([scores]), count, 3 * count, *levels, loss_bound=torch.zeros(1))
             if calls
             else None
         )

@@ -139,7 +139,8 @@ def test_a_search_is_over_when_no_prefix_can_become_better_than_the_results() ->
     nodes, leaves = torch.tensor([[7, 8], [7, 8], [7, 8]]), torch.tensor([[3, 4], [3, 4], [3, ROOT]])
     scores = torch.tensor([[-2.0, -3.0], [-1.0, -9.0], [-8.0, -9.0]])
     leaf_scores = torch.tensor([[-0.5, -2.0], [-0.5, -2.0], [-0.5, -torch.inf]])
-    assert Beams(nodes, scores, leaves, leaf_scores, torch.ones(3)).is_open.tolist() == [False, True, True]
+    beams = Beams(nodes, scores, leaves, leaf_scores, depth=torch.ones(3), loss_bound=torch.zeros(3))
+    assert beams.is_open.tolist() == [False, True, True]
 
 
 def test_ties_go_to_the_smaller_node() -> None:

@@ -7,7 +7,16 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from atspeed.metrics import AnswerOverlap, CatalogCoverage, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
+from atspeed.metrics import (
+    AnswerOverlap,
+    CatalogCoverage,
+    ExactShare,
+    HitRateAtK,
+    MRRAtK,
+    NDCGAtK,
+    RecallAtK,
+    Speculation,
+)
 
 NUM_ITEMS = 70
 
@@ -26,15 +35,16 @@ def random_batch(number: int) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.T
 
 def values_of(batches: list[int]) -> list[float]:
     ranking = [RecallAtK(5), RecallAtK(3, "reachable"), HitRateAtK(3), HitRateAtK(10, "next"), NDCGAtK(5), MRRAtK(5)]
-    catalog, overlap, speculation = CatalogCoverage(NUM_ITEMS, 4), AnswerOverlap(), Speculation(4)
+    catalog, overlap, exact, speculation = CatalogCoverage(NUM_ITEMS, 4), AnswerOverlap(), ExactShare(), Speculation(4)
     for number in batches:
         recommended, truth, speculated = random_batch(number)
         for metric in ranking:
             metric.update(recommended, truth)
         catalog.update(recommended)
         overlap.update(recommended, recommended.roll(number, 0))
+        exact.update(recommended, speculated[0])
         speculation.update(*speculated)
-    values = [*(metric.compute() for metric in (*ranking, catalog, overlap)), *speculation.compute().values()]
+    values = [*(metric.compute() for metric in (*ranking, catalog, overlap, exact)), *speculation.compute().values()]
     return [float(value) for value in values]
 
 
@@ -49,7 +59,7 @@ def in_process(rank: int, folder: str) -> None:
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(in_process, (str(tmp_path),), nprocs=2)
     expected = values_of([0, 1, 2, 3])
-    assert len(expected) == 8 + 4 + 3
+    assert len(expected) == 9 + 4 + 3
     for rank in range(2):
         assert json.loads((tmp_path / str(rank)).read_text()) == pytest.approx(expected, rel=1e-6)
     assert expected != pytest.approx(values_of([0, 1, 2]), rel=1e-3)

@@ -8,7 +8,7 @@ import torch
 from atspeed.benchmark import HFGenerate
 from atspeed.callbacks import PredictionWriter, SpeedupMonitor
 from atspeed.data import EmbeddedCatalog, Interactions, ItemSequences, RecommendationData
-from atspeed.decoding import ModelDrafter, StrictTopK, TrieDrafter
+from atspeed.decoding import BoundedTopK, ModelDrafter, SpeculativeDecoder, StrictTopK, TrieDrafter
 from atspeed.metrics import recall_at_k
 from atspeed.models import NewModel
 from atspeed.modules import Inference
@@ -60,6 +60,21 @@ def test_metrics_are_those_of_generate_and_baselines_stand_beside(tmp_path: Path
     assert values["test/recall@10"] <= values["test/hit_rate@10"]
     assert values["test/draft_calls"] == 0
     assert values["test/speedup"] > 0
+    assert "test/exact_share" not in values
+
+
+def test_bounded_verification_says_how_much_of_the_answers_is_certain(tmp_path: Path) -> None:
+    verifier, drafter = BoundedTopK(0.1), ModelDrafter(20, 3)
+    module, requests = recommender(verifier=verifier, drafter=drafter, draft=NewModel("llama", TINY)), data()
+    (values,) = make_trainer(tmp_path).test(module, requests, verbose=False)
+    decoder = SpeculativeDecoder(module.target, module.trie, drafter, verifier, module.draft)
+    shares = []
+    for request in requests.test_requests():
+        prompt = requests.prompt.encode(request.history)[None]
+        decoded = decoder(prompt, torch.ones_like(prompt, dtype=torch.bool), 10)
+        shares.append(float((decoded.scores > decoded.loss_bound[:, None]).sum()) / 10)
+    assert len(set(shares)) > 1, "the case must lose something in some requests and nothing in others"
+    assert values["test/exact_share"] == pytest.approx(sum(shares) / len(shares))
 
 
 def test_predictions_name_users_items_and_semantic_ids_in_order(tmp_path: Path) -> None:

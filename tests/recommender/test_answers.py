@@ -12,7 +12,7 @@ SOAPS, COMB = TRIE.leaves(torch.tensor([0, 1])).tolist()
 def decoded(leaves: list[list[int]], scores: list[list[float]]) -> Decoded:
     counts = torch.zeros(len(leaves), 1, dtype=torch.long)
     calls = torch.arange(1, len(leaves) + 1)
-    return Decoded(torch.tensor(leaves), torch.tensor(scores), calls, calls, counts, counts)
+    return Decoded(torch.tensor(leaves), torch.tensor(scores), calls, calls, counts, counts, loss_bound=calls.float())
 
 
 def test_answers_name_all_items_of_a_semantic_id_and_skip_padding() -> None:

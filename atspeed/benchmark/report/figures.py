@@ -14,7 +14,7 @@ from atspeed.benchmark.rows import BenchmarkResult, MethodRow
 
 COLORS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22"]
 BASELINES = {"plain": "black", "hf_generate": "0.55"}
-DASHES = {"relaxed": "--", "lossless": ":"}
+DASHES = {"bounded": "-.", "relaxed": "--", "lossless": ":"}
 PHASE_NAMES = {
     "target": "target: forward passes",
     "draft": "draft: forward passes",
@@ -252,8 +252,8 @@ PICTURES: dict[str, tuple[str, str, Callable[[BenchmarkResult], Figure | None]]]
     "speedup": (
         "Speedup against beam width",
         "Wall time of plain beam search by this engine (left) and of transformers.generate (right) over that of each "
-        "method: the median of the ratios per batch. Solid lines are exact (strict), dashed ones relaxed, dotted ones "
-        "lossless sampling.",
+        "method: the median of the ratios per batch. Solid lines are exact (strict), dash-dotted ones bounded, dashed "
+        "ones relaxed, dotted ones lossless sampling.",
         draw_speedup,
     ),
     "draft_width": (

@@ -21,7 +21,8 @@ h1 { font-size: 1.7em; margin-bottom: 0 } h2 { font-size: 1.25em; margin: 2em 0 
 .summary { background: #f0f6ff; border-left: 4px solid #1f77b4; padding: .7em 1em; margin: 1.2em 0 }
 .wide { overflow-x: auto } pre { white-space: pre-wrap }
 table { border-collapse: collapse; font-size: .82em; margin: .5em 0 1.5em; font-variant-numeric: tabular-nums }
-caption { text-align: left; padding-bottom: .4em } th, td { padding: .2em .7em; white-space: nowrap }
+caption, th, td { white-space: nowrap } caption { text-align: left; padding-bottom: .4em }
+th, td { padding: .2em .7em }
 th { border-bottom: 2px solid #57606a } .right { text-align: right } .left { text-align: left }
 tr.end td { border-bottom: 1px solid #afb8c1 } tbody tr:hover { background: #f6f8fa }
 """

@@ -51,6 +51,7 @@ def tables_of(result: BenchmarkResult) -> list[Table]:
     title = (
         f"{setting.source}, target of {setting.target_parameters / 1e6:.1f} M parameters, "
         f"{result.rows[0].requests} requests, {environment.dtype}, {environment.device}, {environment.threads} threads"
+        f"{', hf_generate on the packed weights of the engine' if setting.hf_generate_packed else ''}"
     )
     curves = [_methods("over draft width N, and over temperature T", result.curves)] if result.curves else []
     levels = sorted({row.level for row in result.coverage})

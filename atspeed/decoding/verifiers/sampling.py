@@ -105,7 +105,7 @@ class SamplingVerifier(Verifier):
             best_first = select_top(chosen_nodes, chosen_scores, beams.width)
             beams = advance_beams(beams, target.trie, *best_first).where(ready, beams)
             drafted_from = drawn
-        return beams
+        return beams._replace(loss_bound=torch.full_like(beams.loss_bound, torch.inf))  # nothing is certain
 
     def _log_probs(self, scores: Tensor) -> Tensor:
         """Return the log-softmax of ``score / temperature`` in float64; minus infinity where nothing is possible."""

@@ -121,6 +121,15 @@ def test_the_figures_show_what_was_measured() -> None:
     assert [text.get_text() for text in first.texts] == ["0.90", "0.12", "–"] * 2
 
 
+def test_the_line_of_a_method_shows_how_its_answers_were_verified() -> None:
+    verified = {"strict": "-", "bounded": "-.", "relaxed": "--", "lossless": ":"}
+    others = [row(name, "ModelDrafter", 20, 3.0, verification=name) for name in verified]
+    picture = draw_pictures(replace(RESULT, rows=[*methods(20), *others]))[0]
+    drawn = [line.get_linestyle() for line in picture.figure.axes[0].lines]
+    assert drawn[-len(verified) :] == list(verified.values())
+    assert "dash-dotted ones bounded" in picture.caption
+
+
 @pytest.mark.parametrize(
     ("replaced", "missing"),
     [
