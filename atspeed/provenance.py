@@ -12,7 +12,12 @@ import torch
 PACKAGES = ("atspeed", "torch", "transformers", "lightning", "torchmetrics", "deepspeed")
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return the type of a device and its model, ``cpu: …`` for example."""
+    return f"{device.type}: {_model_name(device)}"
+
+
+def _model_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
@@ -45,6 +50,6 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
-        "device": f"{device.type}: {_device_name(device)}",
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }

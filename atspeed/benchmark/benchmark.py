@@ -14,6 +14,7 @@ from atspeed.benchmark.loading import ModelLoader, pick_device
 from atspeed.benchmark.measurement import Answer, ItemsOf, Measurement, answers_of, items_by_codes
 from atspeed.benchmark.method import Method
 from atspeed.benchmark.phases import measure_phases
+from atspeed.benchmark.prediction import PredictionRow, Predictions, Predictor
 from atspeed.benchmark.reference import HFGenerate
 from atspeed.benchmark.report.output import report
 from atspeed.benchmark.report.tables import tables_of
@@ -22,8 +23,10 @@ from atspeed.benchmark.timing import time_interleaved
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
 from atspeed.decoding import Decoded, ItemTrie, ModelDrafter, NoDrafter, RelaxedSampling, SpeculativeDecoder
+from atspeed.decoding.cost import ModelSize
 from atspeed.models import ModelSource, is_packed, pack_linears
 from atspeed.provenance import provenance
+from atspeed.recommender.cost_file import load_or_measure
 
 PROFILED_BATCHES = 20
 Answers = Callable[[RequestBatch], tuple[list[Answer], Decoded | None]]
@@ -39,6 +42,7 @@ class _Loaded:
     trie: ItemTrie
     target: PreTrainedModel
     draft: PreTrainedModel | None
+    predictor: Predictor
     reference: HFGenerate
     decoders: dict[str, SpeculativeDecoder]
 
@@ -73,7 +77,8 @@ class Benchmark:
         seed: of the sampling methods, and of the order of methods.
         device: where to run; a GPU if there is one.
         out: the run folder, where models are looked up; ``benchmark`` in it gets ``benchmark.json``, ``report.html``,
-            its figures as PNG files, and TensorBoard events with the same figures.
+            its figures as PNG files, and TensorBoard events with the same figures; ``cost/target.json`` what a target
+            call costs.
     """
 
     def __init__(
@@ -127,13 +132,15 @@ class Benchmark:
         data.num_test_users = self.num_requests
         data.setup("test")
         loaded = self._load(data)
-        requests, rows = data.test_requests(), []
+        requests, rows, predicted = data.test_requests(), [], []
         for batch_size in self.batch_sizes:
             batches = data.batches_by_length(requests, batch_size, self.device)
             for width in self.num_beams:
                 with_curves = (batch_size, width) == (self.batch_sizes[0], max(self.num_beams))
                 names = [name for name in loaded.decoders if with_curves or name in self.methods]
-                rows += self._measure(loaded, names, width, batches, batch_size)
+                measured, predictions = self._measure(loaded, names, width, batches, batch_size)
+                rows += measured
+                predicted += predictions
         dtype = str(loaded.target.dtype).removeprefix("torch.")
         result = BenchmarkResult(
             environment=BenchmarkEnvironment(**provenance(self.device), dtype=dtype),
@@ -141,6 +148,7 @@ class Benchmark:
             rows=[row for row in rows if row.method not in self.curves],
             curves=[row for row in rows if row.method in self.curves],
             coverage=self._measure_coverage(loaded, data.batches_by_length(requests, 1, self.device)),
+            predictions=Predictions.of(loaded.predictor.cost, predicted),
         )
         folder, tables = self.out / "benchmark", tables_of(result)
         report(result, folder / "benchmark.json", tables, write_report(result, tables, folder))
@@ -153,6 +161,7 @@ class Benchmark:
         draft = loader.load(self.draft_source) if self.draft_source and needs_draft else None
         target_parameters = target.num_parameters()  # counted before packing, which hides them
         draft_parameters = draft.num_parameters() if draft else None
+        sizes = ModelSize.of(target), ModelSize.of(draft) if draft else None
         # hf_generate runs the model as transformers loads it, but of a bfloat16 target, large as a rule, there is no
         # second copy.
         reference = target if target.dtype == torch.bfloat16 else copy.deepcopy(target)
@@ -170,12 +179,22 @@ class Benchmark:
             pack_weights=self.pack_weights,
             hf_generate_packed=is_packed(reference),
         )
+        weights = self.target_source.fingerprint(self.out)
+        cost = load_or_measure(self.out / "cost" / "target.json", target, weights)
         decoders = {
             name: SpeculativeDecoder(target, loader.trie, method.drafter, method.verifier, draft)
             for name, method in {**self.methods, **(self.curves if draft else {})}.items()
         }
-        generate = HFGenerate(reference, data.catalog.tokens)
-        return _Loaded(setting, items_by_codes(data.catalog.tokens), loader.trie, target, draft, generate, decoders)
+        return _Loaded(
+            setting=setting,
+            items_of=items_by_codes(data.catalog.tokens),
+            trie=loader.trie,
+            target=target,
+            draft=draft,
+            predictor=Predictor(cost, *sizes),
+            reference=HFGenerate(reference, data.catalog.tokens),
+            decoders=decoders,
+        )
 
     def _measure_coverage(self, loaded: _Loaded, batches: list[RequestBatch]) -> list[CoverageRow]:
         if loaded.draft is None or not self.coverage_beams:
@@ -185,7 +204,7 @@ class Benchmark:
 
     def _measure(
         self, loaded: _Loaded, names: list[str], num_beams: int, batches: list[RequestBatch], batch_size: int
-    ) -> list[MethodRow]:
+    ) -> tuple[list[MethodRow], list[PredictionRow]]:
         """Return the rows of ``transformers.generate`` and the named methods at one beam width and batch size."""
         methods = {**self.methods, **self.curves}
         answers_by = {
@@ -200,19 +219,35 @@ class Benchmark:
             _, (expected, _) = done["hf_generate"]
             for name, (seconds, (answers, decoded)) in done.items():
                 measured[name].add(seconds, answers, expected, decoded, batch.truth.cpu())
-        profiled = batches[:: max(1, len(batches) // PROFILED_BATCHES)]
-        rows = []
+        profiled = slice(None, None, max(1, len(batches) // PROFILED_BATCHES))
+        rows, predictions = [], []
         for name, measurement in measured.items():
-            phases = measure_phases(loaded.decoders[name], profiled, num_beams) if name in self.methods else None
-            rows.append(measurement.row(measured["hf_generate"], measured["plain"], phases))
+            phases = None
+            if name in self.methods:
+                phases = measure_phases(loaded.decoders[name], batches[profiled], num_beams)
+            row = measurement.row(measured["hf_generate"], measured["plain"], phases)
+            rows.append(row)
+            if phases and row.verification == "strict":
+                predictions.append(
+                    loaded.predictor.row(
+                        method=name,
+                        num_beams=num_beams,
+                        batch_size=batch_size,
+                        target_ms=phases["target"],
+                        profiled=measurement.calls[profiled],
+                        calls=measurement.calls,
+                        plain=measured["plain"].calls,
+                    )
+                )
         by_trie = [row for row in rows if (row.drafter, row.verification) == ("TrieDrafter", "strict")]
         fewest = min((row.target_calls for row in by_trie if row.target_calls is not None), default=None)
-        return [
+        rows = [
             replace(row, trie_target_calls=fewest)
             if row.method in methods and methods[row.method].drafter.needs_draft
             else row
             for row in rows
         ]
+        return rows, predictions
 
 
 def _by_decoder(decoder: SpeculativeDecoder, num_beams: int, seed: int) -> Answers:

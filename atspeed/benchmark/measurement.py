@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from atspeed.benchmark.method import Method
+from atspeed.benchmark.prediction import BatchCalls
 from atspeed.benchmark.rows import Latency, MethodRow
 from atspeed.benchmark.timing import median_ratio
 from atspeed.decoding import Decoded, StrictTopK
@@ -65,6 +66,7 @@ class Measurement:
     identical: list[bool] = field(default_factory=list)
     score_gaps: list[float] = field(default_factory=list)
     recalls: list[float] = field(default_factory=list)
+    calls: list[BatchCalls] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.num_levels = len(next(iter(self.items_of)))
@@ -89,6 +91,7 @@ class Measurement:
             pairs = zip(answer.values(), reference.values(), strict=False)
             self.score_gaps.append(max((abs(ours - theirs) for ours, theirs in pairs), default=0.0))
         if decoded is not None:
+            self.calls.append(BatchCalls(decoded.target_shapes, decoded.draft_shapes))
             self.speculation.to(decoded.accepted.device).update(
                 decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted
             )

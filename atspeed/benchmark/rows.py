@@ -6,6 +6,8 @@ The JSON files hold these records field by field, in this order. Times are wall 
 from dataclasses import dataclass
 from typing import Any
 
+from atspeed.benchmark.prediction import Predictions
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -138,6 +140,7 @@ class BenchmarkResult:
         rows: by batch size, then beam width, then method.
         curves: points over the draft width and over the temperature, at the largest beam width and first batch size.
         coverage: of the draft; empty without a draft.
+        predictions: what the cost of a call says of the strict rows.
     """
 
     environment: BenchmarkEnvironment
@@ -145,6 +148,7 @@ class BenchmarkResult:
     rows: list[MethodRow]
     curves: list[MethodRow]
     coverage: list[CoverageRow]
+    predictions: Predictions
 
     @property
     def batch_size(self) -> int:

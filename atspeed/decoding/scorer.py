@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from atspeed.decoding.cost.cost_model import CallShape
 from atspeed.decoding.forward import Normalize, WantedChildren, child_log_probs
 from atspeed.decoding.indexing import index_of, mark_members
 from atspeed.decoding.trie import ROOT, ItemTrie, Spans
@@ -154,6 +155,7 @@ class PrefixScorer(ScoredPrefixes):
         nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``; the first slot is the root's, whose
             children follow the prompt's last token.
         calls: forward passes made for each request, ``[B]``, int64.
+        shapes: the size of each forward pass of the batch.
 
     Raises:
         ValueError: if the model has a sliding attention window shorter than a prompt and a semantic ID.
@@ -178,6 +180,7 @@ class PrefixScorer(ScoredPrefixes):
         # Layers are made at first use, each as long as what it is given, also where the model has a sliding window.
         self.cache = DynamicCache()
         self.calls = torch.zeros_like(prompts[:, 0])
+        self.shapes: list[CallShape] = []
         self._prompt_length = prompt_mask.sum(1, keepdim=True)
 
     @property
@@ -213,6 +216,8 @@ class PrefixScorer(ScoredPrefixes):
         )
         self._append(call.nodes, call.valid, spans, log_probs)
         self.calls += call.valid.any(1)
+        batch_size, num_tokens = call.tokens.shape
+        self.shapes.append(CallShape(num_tokens, batch_size, call.mask.shape[2] - num_tokens))
 
     def keep(self, rows: Tensor) -> None:
         """Drop all requests but those at ``rows`` (int64)."""

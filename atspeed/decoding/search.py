@@ -1,7 +1,7 @@
 """The speculative loop: draft, one target call, verify."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from atspeed.checks import require_at_least
 from atspeed.decoding.beams import Beams
+from atspeed.decoding.cost.cost_model import CallShape
 from atspeed.decoding.drafters.drafter import Drafter
 from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.trie import ROOT, ItemTrie
@@ -32,6 +33,8 @@ class Decoded:
             ``[B, L - 1]``.
         loss_bound: answers that score above it are the first ones of strict verification's answer, in the same order;
             minus infinity under strict verification, infinity where answers are sampled, ``[B]``, float32.
+        target_shapes: the size of each target forward pass of the batch.
+        draft_shapes: the size of each draft forward pass of the batch.
     """
 
     leaves: Tensor
@@ -41,6 +44,8 @@ class Decoded:
     accepted: Tensor
     drafted: Tensor
     loss_bound: Tensor
+    target_shapes: list[CallShape] = field(default_factory=list)
+    draft_shapes: list[CallShape] = field(default_factory=list)
 
     @property
     def num_exact(self) -> Tensor:
@@ -115,6 +120,9 @@ def search(
     batch_size, device = len(target.prompts), target.prompts.device
     select = verifier.selection(generator)
     result = Decoded.empty(batch_size, num_beams, trie.num_levels, device)
+    result.target_shapes = target.shapes
+    if draft is not None:
+        result.draft_shapes = draft.shapes
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
     beams = Beams.at_root(batch_size, num_beams, device)
     for _ in range(trie.num_levels):  # each round advances every request by one level or more

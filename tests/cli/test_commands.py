@@ -110,7 +110,7 @@ def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path
     output = run_here("benchmark", *settings, *SMALL_DATA)
     assert "hf_generate" in output
     result = json.loads((run_dir / "benchmark" / "benchmark.json").read_text())
-    assert set(result) == {"environment", "setting", "rows", "curves", "coverage"}
+    assert set(result) == {"environment", "setting", "rows", "curves", "coverage", "predictions"}
     assert {"versions", "device", "threads", "dtype", "commit"} <= set(result["environment"])
     methods = ["hf_generate", "plain", "trie", "trie_auto", "hybrid", "draft"]
     sampling = ["draft_relaxed", "draft_lossless", "trie_lossless"]
@@ -139,6 +139,10 @@ def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path
     names = ("speedup", "draft_width", "tradeoff", "phases", "acceptance")
     assert {file.name for file in (run_dir / "benchmark").glob("*.png")} == {f"figure-{name}.png" for name in names}
     assert (run_dir / "benchmark" / "report.html").is_file()
+    strict = [(row["method"], row["num_beams"]) for row in result["rows"] if row["verification"] == "strict"]
+    assert [(row["method"], row["num_beams"]) for row in result["predictions"]["rows"]] == strict
+    assert (run_dir / "cost" / "target.json").is_file()
+    assert "RTX A5000, predicted" in output
     assert len(result["coverage"]) == 3 * 4 * 5
     assert all(0 <= row["coverage"] <= 1 for row in result["coverage"])
 

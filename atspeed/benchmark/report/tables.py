@@ -1,10 +1,12 @@
 """The benchmark's tables."""
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 from rich.table import Table
 
 from atspeed.benchmark.phases import PHASES
+from atspeed.benchmark.prediction import SHOWN, PredictionRow, Predictions
 from atspeed.benchmark.rows import BenchmarkResult, CoverageRow, MethodRow
 
 COLUMNS = {
@@ -40,9 +42,11 @@ TITLES = {
     "identical_to_hf": "identical",
 }
 
+RowType = TypeVar("RowType", MethodRow, PredictionRow)
+
 
 def tables_of(result: BenchmarkResult) -> list[Table]:
-    """Return tables of the rows, the curves, the share of each phase, and the coverage at each level."""
+    """Return tables of the rows, the curves, the share of each phase, predictions, and coverage at each level."""
     environment, setting = result.environment, result.setting
     title = (
         f"{setting.source}, target of {setting.target_parameters / 1e6:.1f} M parameters, "
@@ -52,7 +56,8 @@ def tables_of(result: BenchmarkResult) -> list[Table]:
     curves = [_methods("over draft width N, and over temperature T", result.curves)] if result.curves else []
     levels = sorted({row.level for row in result.coverage})
     coverage = [_coverage(level, [row for row in result.coverage if row.level == level]) for level in levels]
-    return [_methods(title, result.rows), *curves, _phases(result.rows), *coverage]
+    predictions = [_predictions(result.predictions)] if result.predictions.rows else []
+    return [_methods(title, result.rows), *curves, _phases(result.rows), *predictions, *coverage]
 
 
 def _methods(title: str, rows: list[MethodRow]) -> Table:
@@ -79,6 +84,36 @@ def _phases(rows: list[MethodRow]) -> Table:
     return table
 
 
+def _predictions(predictions: Predictions) -> Table:
+    price = "nothing" if predictions.call_price is None else f"1/{predictions.call_price:.0f} of a call"
+    title = (
+        f"time in the target by the sizes of its calls (here a token costs {price}), median error "
+        f"{predictions.median_error:.1%}; speedups over plain are predicted from specifications, models only, bfloat16"
+    )
+    table = Table(title=title)
+    for name in (
+        "method",
+        "K",
+        "batch",
+        "measured ms",
+        "predicted ms",
+        "error",
+        *(f"{gpu}, predicted" for gpu in SHOWN),
+    ):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for row in _sections(table, predictions.rows):
+        table.add_row(
+            row.method,
+            str(row.num_beams),
+            str(row.batch_size),
+            f"{row.measured_target_ms:.2f}",
+            f"{row.predicted_target_ms:.2f}",
+            f"{row.relative_error:+.1%}",
+            *(f"{row.predicted_speedup_vs_plain[gpu]:.2f}" for gpu in SHOWN),
+        )
+    return table
+
+
 def _coverage(level: int, rows: list[CoverageRow]) -> Table:
     widths = sorted({row.draft_beams for row in rows})
     table = Table(title=f"coverage at level {level} (0: the first code): all K target beams in the draft's best N")
@@ -90,7 +125,7 @@ def _coverage(level: int, rows: list[CoverageRow]) -> Table:
     return table
 
 
-def _sections(table: Table, rows: list[MethodRow]) -> Iterator[MethodRow]:
+def _sections(table: Table, rows: list[RowType]) -> Iterator[RowType]:
     """Yield the rows one by one, with a line in the table where beam width or batch size changes."""
     previous = None
     for row in rows:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from atspeed.benchmark.prediction import Predictions
 from atspeed.benchmark.report.figures import draw_pictures
 from atspeed.benchmark.report.page import write_report
 from atspeed.benchmark.report.tables import tables_of
@@ -95,6 +96,7 @@ RESULT = BenchmarkResult(
         ),
     ],
     coverage=[CoverageRow(level=1, num_beams=20, draft_beams=40, coverage=0.5)],
+    predictions=Predictions(call_price=None, median_error=None, rows=[]),
 )
 
 
