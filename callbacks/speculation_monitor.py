@@ -26,7 +26,7 @@ class SpeculationMonitor(pl.Callback):
     start at the initial draft. It logs, over the users of all processes, ``val/target_calls`` and ``val/draft_calls``
     per request, ``val/accepted_levels`` per target call, ``val/acceptance_rate``, the acceptance rate of each level
     (``val/acceptance_rate_level_<l>``, 0 for the first code), and ``val/overlap``, the share of the exact answer that
-    is found. At the end of a fit a line says what the first and the last of these were.
+    is found. At the end of a fit a line says what it brought.
 
     A validation costs the decoding of ``num_users`` requests, shared among the processes. The exact answers take
     ``num_users`` plain beam searches once. If the module reads a target cache and has no target, this callback loads
@@ -59,7 +59,8 @@ class SpeculationMonitor(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a module without a draft, and warn where nothing can be measured."""
         require_module(self, pl_module, Alignment)
-        self._history: list[dict[str, float]] = []
+        self._initial: dict[str, float] | None = None  # of the draft that the fit starts from
+        self._latest: dict[str, float] | None = None  # of the last validation
         self._silent = zero_stage(trainer) == 3
         if self._silent:
             log.warning(
@@ -71,27 +72,26 @@ class SpeculationMonitor(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
         """Log the initial draft."""
         if trainer.global_step == 0 and not self._silent:
-            values = self._measure(trainer, pl_module)
+            self._initial = self._measure(trainer, pl_module)
             for logger in trainer.loggers:  # Lightning logs no values in this hook
-                logger.log_metrics(values, step=0)
+                logger.log_metrics(self._initial, step=0)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
         """Log the current draft."""
         if not (trainer.sanity_checking or self._silent):
+            self._latest = self._measure(trainer, pl_module)
             # all processes have the same values; without sync_dist Lightning warns
-            pl_module.log_dict(self._measure(trainer, pl_module), sync_dist=True)
+            pl_module.log_dict(self._latest, sync_dist=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Alignment) -> None:  # type: ignore[override]
-        """Say what the alignment brought."""
-        if len(self._history) < 2 or not trainer.is_global_zero:
+        """Say what the alignment brought; a resumed fit does not know what it started from."""
+        if self._initial is None or self._latest is None or not trainer.is_global_zero:
             return
-        first, last = self._history[0], self._history[-1]
         log.info(
-            "%s: target calls per request %.2f before, %.2f after; acceptance rate %.2f and %.2f (%d validation users)",
+            "%s: target calls per request %.2f before, %.2f after; acceptance rate %.2f and %.2f",
             pl_module.stage,
-            *(values["val/target_calls"] for values in (first, last)),
-            *(values.get("val/acceptance_rate", float("nan")) for values in (first, last)),
-            self.num_users,
+            *(values["val/target_calls"] for values in (self._initial, self._latest)),
+            *(values.get("val/acceptance_rate", float("nan")) for values in (self._initial, self._latest)),
         )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -112,8 +112,7 @@ class SpeculationMonitor(pl.Callback):
             overlap.update(decoded.leaves, exact)
         module.model.train(training)
         values = {**speculation.compute(), "overlap": overlap.compute()}
-        self._history.append({f"val/{name}": float(value) for name, value in values.items() if not value.isnan()})
-        return self._history[-1]
+        return {f"val/{name}": float(value) for name, value in values.items() if not value.isnan()}
 
     def _prepare(self, trainer: pl.Trainer, module: Alignment) -> SpeculativeDecoder:
         """Choose this process's users, find their exact answers, and return the decoder."""

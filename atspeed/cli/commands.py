@@ -53,10 +53,14 @@ def quiet() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+    logging.getLogger("DeepSpeed").addFilter(_asks_for_action)  # once: quickstart runs several commands
     transformers.utils.logging.disable_progress_bar()  # loading takes less than two seconds
     for message in IRRELEVANT_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+
+
+def _asks_for_action(record: logging.LogRecord) -> bool:
+    return "Setting accelerator to CPU" not in record.getMessage()
 
 
 class AtSpeedCLI(LightningCLI):

@@ -1,5 +1,6 @@
 """The draft is seen getting better, in the event files of a real alignment."""
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -124,6 +125,35 @@ def test_a_fit_stops_early_when_target_calls_fall_no_more(tmp_path: Path) -> Non
         callbacks=[monitor(num_users=4), stopping],
     )
     assert trainer.current_epoch == stopping.stopped_epoch + 1 == 3
+
+
+def test_a_fit_ends_with_what_it_brought_unless_it_was_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(max_epochs: int, ckpt_path: str | None) -> str:
+        caplog.clear()
+        values.clear()
+        with caplog.at_level(logging.INFO, logger="atspeed"):
+            checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+            callbacks = [monitor(num_users=4), checkpoint]
+            module = alignment()
+            fit(module, data(num_users=24), tmp_path, ckpt_path, max_epochs=max_epochs, callbacks=callbacks)
+        return caplog.text
+
+    values: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        measure = SpeculationMonitor._measure
+
+        def measured(*arguments: object) -> dict[str, float]:
+            result = measure(*arguments)  # type: ignore[arg-type]
+            values.append(result["val/target_calls"])
+            return result
+
+        patch.setattr(SpeculationMonitor, "_measure", measured)
+        text = run(1, None)
+        assert f"strict: target calls per request {values[0]:.2f} before, {values[-1]:.2f} after" in text
+        assert len(values) == 2
+        assert "before" not in run(2, str(tmp_path / "last.ckpt")), "it did not see the draft that was started from"
 
 
 def validated(folder: Path, module: Alignment, *callbacks: pl.Callback) -> dict[str, float]:
