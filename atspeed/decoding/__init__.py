@@ -9,6 +9,7 @@ from atspeed.decoding.drafters.drafter import Drafter, Proposal
 from atspeed.decoding.drafters.hybrid_drafter import HybridDrafter
 from atspeed.decoding.drafters.model_drafter import ModelDrafter
 from atspeed.decoding.drafters.no_drafter import NoDrafter
+from atspeed.decoding.drafters.price_aware_drafter import PriceAwareDrafter
 from atspeed.decoding.drafters.trie_drafter import TrieDrafter
 from atspeed.decoding.filters import ItemFilter
 from atspeed.decoding.scorer import PrefixScorer, ScoredPrefixes
@@ -35,6 +36,7 @@ __all__ = [
     "ModelDrafter",
     "NoDrafter",
     "PrefixScorer",
+    "PriceAwareDrafter",
     "Proposal",
     "RelaxedSampling",
     "SamplingVerifier",

@@ -58,7 +58,7 @@ class SpeculativeDecoder:
         self.use_catalog(trie)
         if max_prompt_tokens is not None:
             self._probe(max_prompt_tokens)
-        drafter.prepare(target)
+        drafter.prepare(target, self.draft, self.verifier.tolerance)
 
     def _probe(self, prompt_tokens: int) -> None:
         for model in (self.target, self.draft):

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from atspeed.benchmark import HFGenerate
 from atspeed.decoding import Drafter, HybridDrafter, ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
+from tests.decoding.priced import PRICED
 from tests.decoding.tiny import END_TOKEN, FAMILIES, random_prompts, random_sids, random_titles, tiny_model
 
 SCORE_TOLERANCE = 1e-4
@@ -21,6 +22,7 @@ DRAFTERS = {
     "hybrid, tiny budget": HybridDrafter(max_nodes=3),
     "draft": ModelDrafter(draft_beams=4, gamma=3),
     "draft, wide": ModelDrafter(draft_beams=50, gamma=1),
+    **PRICED,
 }
 thorough = settings(
     max_examples=40,

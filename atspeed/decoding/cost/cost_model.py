@@ -87,7 +87,15 @@ class CostModel:
     def seconds(self, tokens: int, batch_size: int = 1, context: int = 0) -> float:
         """Return the seconds of a call; arguments as in :class:`CallShape`."""
         shape = CallShape(tokens, batch_size, context)
-        return self._curve_at(shape.total_tokens) + self.per_slot * shape.slots + self.per_pair * shape.pairs
+        return float(self._curve_at(shape.total_tokens)) + self.per_slot * shape.slots + self.per_pair * shape.pairs
+
+    def seconds_by_tokens(self, most: int, batch_size: int = 1, context: int = 0) -> np.ndarray:
+        """Return the seconds of calls with 1 to ``most`` tokens per request, after 0 for none: ``[most + 1]``."""
+        tokens = np.arange(most + 1)
+        slots = batch_size * (context + tokens)
+        seconds = self._curve_at(batch_size * tokens) + self.per_slot * slots + self.per_pair * tokens * slots
+        seconds[0] = 0.0
+        return seconds
 
     def seconds_of(self, shapes: Iterable[CallShape]) -> float:
         """Return the seconds of several calls."""
@@ -116,9 +124,9 @@ class CostModel:
         """Return what :meth:`to_json` was called on."""
         return cls(tuple(record["totals"]), tuple(record["curve"]), record["per_slot"], record["per_pair"])
 
-    def _curve_at(self, total: int) -> float:
-        beyond = max(total - self.totals[-1], 0) * self.token_seconds
-        return float(np.interp(total, self.totals, self.curve)) + beyond
+    def _curve_at(self, total: Any) -> Any:  # a number or an array
+        beyond = np.maximum(total - self.totals[-1], 0) * self.token_seconds
+        return np.interp(total, self.totals, self.curve) + beyond
 
 
 def isotonic(values: list[float], weights: list[float]) -> list[float]:

@@ -35,8 +35,9 @@ class Drafter(ABC):
     """
 
     needs_draft: bool = False
+    needs_cost: bool = False
 
-    def prepare(self, target: PreTrainedModel) -> None:  # noqa: B027 (most drafters have nothing to prepare)
+    def prepare(self, target: PreTrainedModel, draft: PreTrainedModel | None, tolerance: float | None) -> None:  # noqa: B027 (most drafters have nothing to prepare)
         """Get ready to draft for a target; called once by the decoder."""
 
     @abstractmethod

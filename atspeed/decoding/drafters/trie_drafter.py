@@ -37,7 +37,7 @@ class TrieDrafter(Drafter):
         self.extra_cost = extra_cost
         self.budget = 1 if max_nodes == "auto" else max_nodes
 
-    def prepare(self, target: PreTrainedModel) -> None:
+    def prepare(self, target: PreTrainedModel, draft: PreTrainedModel | None, tolerance: float | None) -> None:
         """Measure the budget if it is ``auto``."""
         self.budget = node_budget(self.max_nodes, self.extra_cost, target)
 

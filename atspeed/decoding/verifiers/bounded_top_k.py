@@ -47,7 +47,7 @@ class BoundedTopK(Verifier):
     def __init__(self, epsilon: float = 0.05) -> None:
         if not 0 <= epsilon < 1:
             raise ValueError(f"epsilon is {epsilon}; expected 0 (as StrictTopK) to less than 1")
-        self.epsilon = epsilon
+        self.epsilon = self.tolerance = epsilon
 
     def advance(
         self,

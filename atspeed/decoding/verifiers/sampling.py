@@ -36,6 +36,7 @@ class SamplingVerifier(Verifier):
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected more than 0 (StrictTopK takes the best)")
         self.temperature = temperature
+        self.tolerance = None
 
     @abstractmethod
     def choose(

@@ -19,6 +19,7 @@ class Verifier(ABC):
     """
 
     name: str
+    tolerance: float | None = 0.0
 
     def check(self, trie: ItemTrie) -> None:  # noqa: B027 (most verifiers serve any catalog)
         """Raise a ValueError if the verifier cannot serve a catalog."""

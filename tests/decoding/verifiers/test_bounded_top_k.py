@@ -26,6 +26,7 @@ from atspeed.decoding import (
     TrieDrafter,
     Verifier,
 )
+from tests.decoding.priced import PRICED
 from tests.decoding.tiny import random_prompts, random_sids, random_titles, tiny_model
 
 VOCAB_SIZE = 12
@@ -35,6 +36,7 @@ DRAFTERS: dict[str, Drafter] = {
     "draft, narrow": ModelDrafter(draft_beams=3, gamma=2),
     "draft, wide": ModelDrafter(draft_beams=12, gamma=4),
     "hybrid": HybridDrafter(max_nodes=20),
+    **PRICED,
     "trie, tiny budget": TrieDrafter(max_nodes=7),
     "trie": TrieDrafter(),
     "none": NoDrafter(),

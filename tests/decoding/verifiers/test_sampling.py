@@ -27,6 +27,7 @@ from atspeed.decoding import (
     TrieDrafter,
 )
 from atspeed.decoding.verifiers.rejection import draw
+from tests.decoding.priced import PRICED
 from tests.decoding.tiny import random_prompts, random_titles, tiny_model
 
 FALSE_ALARM = 1e-3
@@ -125,6 +126,7 @@ DRAFTERS = {
     "one draft beam": ModelDrafter(1, 2),
     "draft": ModelDrafter(3, 2),
     "wide draft": ModelDrafter(8, 2),
+    **PRICED,
 }
 
 
