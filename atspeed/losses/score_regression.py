@@ -28,8 +28,8 @@ def score_error(draft_scores: Tensor, target_scores: Tensor, num_beams: int, mar
     kth = target_scores.topk(min(num_beams, target_scores.shape[1]), dim=1).values[:, -1:]  # [B, 1]
     near = exists & (target_scores >= kth - margin)
     # filled before the difference: between two infinities it has no gradient
-    values = (scores.masked_fill(~exists, 0.0) for scores in (draft_scores, target_scores))
-    errors = torch.nn.functional.huber_loss(*values, reduction="none", delta=delta)
+    draft, target = (scores.masked_fill(~exists, 0.0) for scores in (draft_scores, target_scores))
+    errors = torch.nn.functional.huber_loss(draft, target, reduction="none", delta=delta)
     return (errors * near).sum(1) / near.sum(1).clamp(min=1)
 
 
