@@ -15,7 +15,7 @@ from atspeed.cli.parser import PARSER_SETTINGS, Parser
 from atspeed.cli.shipped_configs import CONFIGS, find_config
 from atspeed.data import RecommendationData
 from atspeed.decoding import LosslessSampling, RelaxedSampling
-from atspeed.losses import AtSpeedR, AtSpeedS, Coverage
+from atspeed.losses import AtSpeedR, AtSpeedS, ScoreRegression
 from atspeed.models import Checkpoint, Exported, Grown, LoRA
 from scripts.memory import LIVE_PARAMETERS
 
@@ -106,7 +106,7 @@ def test_the_alignments_state_every_setting_of_the_paper_and_of_their_loss() -> 
         model = compose(name).model
         assert type(model.loss) is loss
         assert (model.alpha, model.num_beams, model.learning_rate, model.weight_decay) == (0.7, 20, 1e-3, 0.1)
-    for names in (["strict"], ["relaxed"], ["strict", "losses/coverage"]):
+    for names in (["strict"], ["relaxed"], ["strict", "losses/best"]):
         stated = yaml.safe_load((CONFIGS / f"{names[-1]}.yaml").read_text())["model"]["init_args"]["loss"]
         signature = inspect.signature(type(compose(*names).model.loss))
         settings = {
@@ -115,10 +115,12 @@ def test_the_alignments_state_every_setting_of_the_paper_and_of_their_loss() -> 
         assert set(stated.get("init_args", {})) == settings
 
 
-def test_the_coverage_overlay_keeps_the_rest_of_strict() -> None:
-    model = compose("strict", "losses/coverage").model
-    assert type(model.loss) is Coverage
-    assert (model.stage, model.alpha, model.num_beams) == ("coverage", 1.0, 20)
+def test_the_best_overlay_keeps_the_rest_of_strict() -> None:
+    objects = compose("strict", "losses/best")
+    model = objects.model
+    assert type(model.loss) is ScoreRegression
+    assert (model.stage, model.alpha, model.num_beams, model.weight_decay) == ("strict", 1.0, 40, 0.1)
+    assert (objects.datamodule.cuts, objects.datamodule.max_history) == ("every", 20)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_the_documented_grown_target_instantiates() -> None:
 
 def test_all_configs_are_tried() -> None:
     tried = {"target", "draft", "strict", "relaxed", "recommend", "benchmark", "benchmark-alignment", "tune"}
-    overlays = {"losses/coverage", "models/llama-7b", "models/llama-68m", "models/qwen3-8b", "models/qwen3-0.6b"} | {
+    overlays = {"losses/best", "models/llama-7b", "models/llama-68m", "models/qwen3-8b", "models/qwen3-0.6b"} | {
         "hardware/ddp",
         "hardware/deepspeed-zero2",
         "hardware/deepspeed-zero3",

@@ -17,7 +17,7 @@ def compare(draft: ScoredPrefixes, target: ScoredPrefixes, levels: Sequence[Leve
     Args:
         draft: the draft's scores; every prefix of ``levels`` has to be scored.
         target: the target's, the same.
-        levels: what :func:`pack` returned, from the root down.
+        levels: what :func:`pack` returned, from the root down; the last ones may be left out.
 
     Yields:
         what a loss compares, one record per level. A level's loss may be computed before the next record is made; then
@@ -36,7 +36,7 @@ def compare(draft: ScoredPrefixes, target: ScoredPrefixes, levels: Sequence[Leve
             shares=level.shares,
             next_shares=level.next_shares(children),
             level=number,
-            num_levels=len(levels),
+            num_levels=draft.trie.num_levels,
         )
         if number + 1 < len(levels):
             next_nodes = levels[number + 1].nodes

@@ -106,7 +106,7 @@ class TargetCache:
         settings = {
             **settings,
             "catalog": hashlib.sha256(data.catalog.tokens.numpy().tobytes()).hexdigest(),
-            "requests (data.source, data.max_history)": _hash(self.requests, data.max_history),
+            "requests (data.source, data.cuts, data.max_history)": _hash(self.requests, data.max_history),
         }
         self._open = lru_cache(maxsize=256)(self._open_shard)
         self._settings = settings

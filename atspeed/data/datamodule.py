@@ -38,6 +38,8 @@ class RecommendationData(pl.LightningDataModule):
         source: the data set.
         examples: what ``fit`` trains on: ``sequences``, where every position is a label (fine-tuning), or
             ``requests``, a history and its next item (alignment).
+        cuts: where ``requests`` cuts a training history: ``last`` asks for its last item only, ``every`` for each of
+            its items but the first, given those before it (on Amazon Beauty five times as many requests).
         max_history: most items in a history.
         max_tokens: most tokens in a training or validation batch, padding included.
         batch_size: requests of a test or predict batch.
@@ -59,6 +61,7 @@ class RecommendationData(pl.LightningDataModule):
         self,
         source: InteractionSource,
         examples: Literal["sequences", "requests"] = "sequences",
+        cuts: splits.Cuts = "last",
         max_history: int = 20,
         max_tokens: int = 4096,
         batch_size: int = 16,
@@ -72,6 +75,7 @@ class RecommendationData(pl.LightningDataModule):
         require_at_least(1, data__batch_size=batch_size, data__num_test_users=num_test_users)
         self.source = source
         self.examples = examples
+        self.cuts = cuts
         self.max_history = max_history
         self.max_tokens = max_tokens
         self.batch_size = batch_size
@@ -112,7 +116,7 @@ class RecommendationData(pl.LightningDataModule):
     def requests(self, split: Literal["train", "val"]) -> Examples[RequestExample]:
         """Histories and their next item: of the training windows, or of the users with a validation item."""
         if split == "train":
-            return splits.training_requests(self.training_windows())
+            return splits.training_requests(self.training_windows(), self.cuts)
         return splits.validation_requests(self.interactions)
 
     def test_history(self, user: int) -> np.ndarray:

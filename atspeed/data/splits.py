@@ -1,10 +1,15 @@
 """What training, validation and testing ask of a data set."""
 
+from typing import Literal
+
 import numpy as np
 
 from atspeed.data.examples import Examples, RequestExample, SequenceExample, evenly_spread
 from atspeed.data.interactions import Interactions
 from atspeed.data.item_sequences import ItemSequences
+
+Cuts = Literal["last", "every"]
+"""Which items of a training window are asked for; see :func:`training_requests`."""
 
 
 def training_windows(train: ItemSequences, max_history: int) -> Examples[SequenceExample]:
@@ -28,14 +33,25 @@ def training_windows(train: ItemSequences, max_history: int) -> Examples[Sequenc
     )
 
 
-def training_requests(windows: Examples[SequenceExample]) -> Examples[RequestExample]:
-    """Ask for the last item of each training window, given the items before it."""
+def training_requests(windows: Examples[SequenceExample], cuts: Cuts = "last") -> Examples[RequestExample]:
+    """Ask for the last item of each training window, or for each of its items but the first, given those before it.
+
+    ::
+
+        window        a b c d
+        cuts: last    a b c → d
+        cuts: every   a → b     a b → c     a b c → d
+    """
+    counts = np.ones_like(windows.num_items) if cuts == "last" else np.maximum(windows.num_items - 1, 1)  # per window
+    rows = np.arange(len(windows)).repeat(counts)  # the window of each request
+    asked = windows.num_items[rows] - counts.cumsum()[rows] + np.arange(len(rows))  # the item that it asks for
 
     def build(row: int) -> RequestExample:
-        window = windows[row]
-        return RequestExample(window.user, window.items[:-1], window.items[-1:], row)
+        user, items, _ = windows[int(rows[row])]
+        item = int(asked[row])
+        return RequestExample(user, items[:item], items[item : item + 1], row)
 
-    return Examples(windows.num_items, build)
+    return Examples(asked + 1, build)
 
 
 def validation_requests(data: Interactions) -> Examples[RequestExample]:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,6 +34,16 @@ class Prefixes(NamedTuple):  # no dataclass: DeepSpeed looks for a module's tens
     level: int
     num_levels: int
 
+    def candidate_scores(self) -> tuple[Tensor, Tensor]:
+        """Return the scores of all children, the draft's and the target's, ``[B, W · C]``, float32.
+
+        Minus infinity where there is no child, and below padding.
+        """
+        padding = self.shares[..., None] == 0  # [B, W, 1]
+        draft = (self.draft_scores[..., None] + self.draft_log_probs).masked_fill(padding, -torch.inf)  # [B, W, C]
+        target = (self.target_scores[..., None] + self.target_log_probs).masked_fill(padding, -torch.inf)
+        return draft.flatten(1), target.flatten(1)
+
 
 class AlignmentLoss(nn.Module, ABC):
     """How far the draft is from the target, over the prefixes of some sequences.
@@ -40,7 +51,13 @@ class AlignmentLoss(nn.Module, ABC):
     A subclass is named by ``class_path`` in a config; most derive from :class:`PrefixLoss`. The alignment module calls
     the loss once per level and sums over the levels. Losses that a loss holds as submodules and calls are its parts,
     which the callback ``LossParts`` logs.
+
+    Attributes:
+        compares_leaves: whether the loss wants the last level, too. Leaves need no drafting; without them, an
+            alignment takes a third less time.
     """
+
+    compares_leaves: bool = True
 
     @abstractmethod
     def forward(self, prefixes: Prefixes) -> Tensor:

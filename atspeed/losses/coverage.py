@@ -60,14 +60,7 @@ class CoverageMargin(AlignmentLoss):
         """Return the loss of each request; see :meth:`AlignmentLoss.forward`."""
         if prefixes.level == prefixes.num_levels - 1:  # leaves need no drafting
             return torch.zeros_like(prefixes.draft_scores[:, 0])
-        draft_scores, target_scores = (
-            (scores[..., None] + log_probs).masked_fill(prefixes.shares[..., None] == 0, -torch.inf).flatten(1)
-            for scores, log_probs in (
-                (prefixes.draft_scores, prefixes.draft_log_probs),
-                (prefixes.target_scores, prefixes.target_log_probs),
-            )
-        )
-        return coverage_margin(draft_scores, target_scores, self.num_beams, self.draft_beams)
+        return coverage_margin(*prefixes.candidate_scores(), self.num_beams, self.draft_beams)
 
 
 class Coverage(AlignmentLoss):

@@ -32,6 +32,7 @@ class WeightedSum(AlignmentLoss):
         self.losses = nn.ModuleList(losses)
         self.term_weights = weights
         self.level_weights = level_weights
+        self.compares_leaves = any(loss.compares_leaves for loss in losses)
 
     def forward(self, prefixes: Prefixes) -> Tensor:
         """Return the loss of each request; see :meth:`AlignmentLoss.forward`."""

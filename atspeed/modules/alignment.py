@@ -15,7 +15,7 @@ from atspeed.decoding import ItemTrie, PrefixScorer, ScoredPrefixes
 from atspeed.decoding.probe import check_tree_attention
 from atspeed.losses import AlignmentLoss
 from atspeed.models import ModelSource
-from atspeed.modules.model_building import build_frozen_model, build_model
+from atspeed.modules.model_building import build_frozen_model, build_model, without_dropout
 from atspeed.modules.optimization import cosine_adamw
 from atspeed.modules.stage import StageModule
 
@@ -98,7 +98,7 @@ class Alignment(StageModule):
             )
             self.cache = TargetCache(self.run_dir / self.target_cache, self.data, settings)
             self.cache.require_complete()
-        self.model = build_model(self.draft_source, self.data, self.trainer).train()
+        self.model = without_dropout(build_model(self.draft_source, self.data, self.trainer).train())
 
     def on_fit_start(self) -> None:
         """Refuse models that do not take a tree mask, in all processes; see :func:`check_tree_attention`."""
@@ -132,6 +132,8 @@ class Alignment(StageModule):
             draft_beams = self._draft_beams(batch)  # [B, K], or [B, 0]
             target_beams, target = self._score_target(batch, split, draft_beams, truth)  # [B, K]
         levels = pack(trie, *self.sources.combine(target_beams, draft_beams, truth))
+        if not self.loss.compares_leaves:
+            levels = levels[: max(1, trie.num_levels - 1)]
         draft = self._score_draft(batch, levels, truth)
         nothing = torch.zeros_like(truth, dtype=torch.float32)
         align_losses = sum((self.loss(prefixes) for prefixes in compare(draft, target, levels)), start=nothing)  # [B]

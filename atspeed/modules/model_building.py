@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from torch import nn
 from transformers import PreTrainedModel
 
 from atspeed.data import RecommendationData
@@ -62,4 +63,14 @@ def build_frozen_model(
         )
     else:
         cast(model.parameters(), dtype)
+    return model
+
+
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """Switch a model's dropout off for good, and return it: soft labels need no such noise, which costs acceptance."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
     return model

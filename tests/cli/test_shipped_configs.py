@@ -89,9 +89,9 @@ def test_every_command_finds_its_config_by_name(
 
 def test_overlays_are_found_in_their_subfolders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = run_here("fit", "-c", "strict.yaml", "-c", "coverage.yaml", "--config=ddp.yaml", "--print_config")
+    shown = run_here("fit", "-c", "strict.yaml", "-c", "best.yaml", "--config=ddp.yaml", "--print_config")
     assert f"config ddp.yaml: {CONFIGS / 'hardware' / 'ddp.yaml'}\n" in shown
-    for words in ("class_path: atspeed.losses.Coverage", "DDPStrategy"):
+    for words in ("class_path: atspeed.losses.ScoreRegression", "DDPStrategy"):
         assert words in shown
 
 

@@ -36,6 +36,14 @@ def test_training_windows_and_their_requests(users: list, max_history: int) -> N
     requests = splits.training_requests(windows)
     assert plain(requests) == [(user, items[:-1], items[-1:], row) for row, (user, items) in enumerate(expected)]
     assert requests.num_items.tolist() == [len(items) for _, items in expected]
+    expected = [
+        (user, items[:cut], items[cut : cut + 1])
+        for user, items in expected
+        for cut in range(min(1, len(items) - 1), len(items))
+    ]
+    requests = splits.training_requests(windows, "every")
+    assert plain(requests) == [(*request, row) for row, request in enumerate(expected)]
+    assert requests.num_items.tolist() == [len(history) + 1 for _, history, _ in expected]
 
 
 @given(users=USERS)

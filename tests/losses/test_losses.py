@@ -17,6 +17,7 @@ from atspeed.losses import (
     JensenShannon,
     Prefixes,
     ReverseKL,
+    ScoreRegression,
     SequenceKD,
     WeightedSum,
 )
@@ -88,6 +89,14 @@ def cross_entropy(draft: Row, target: Row) -> float:
     return -sum(math.exp(p) * q for q, p in zip(draft, target, strict=True) if p > -math.inf)
 
 
+def huber(draft: Row, target: Row, k: int, margin: float, delta: float) -> float:
+    ranked = sorted((p for p in target if p > -math.inf), reverse=True)
+    kth = ranked[min(k, len(ranked)) - 1]
+    errors = [abs(q - p) for q, p in zip(draft, target, strict=True) if p > -math.inf and p >= kth - margin]
+    values = [error**2 / 2 if error < delta else delta * (error - delta / 2) for error in errors]
+    return sum(values) / len(values)
+
+
 CASES: dict[str, tuple[AlignmentLoss, Callable[[Row, Row], float]]] = {
     "AtSpeedS": (AtSpeedS(3), lambda q, p: reverse_kl(q, p, 3) + density(q, p, 3)),
     "AtSpeedS as printed": (AtSpeedS(3, remainder=False), lambda q, p: reverse_kl(q, p, 3, False) + density(q, p, 3)),
@@ -101,6 +110,7 @@ CASES: dict[str, tuple[AlignmentLoss, Callable[[Row, Row], float]]] = {
     "JensenShannon": (JensenShannon(), jensen_shannon),
     "SequenceKD": (SequenceKD(), cross_entropy),
     "Coverage, one certain prefix": (Coverage(3, 20, margin=0.0), forward_kl),
+    "ScoreRegression": (ScoreRegression(3, 0.8, 0.5), lambda q, p: huber(q, p, 3, 0.8, 0.5)),
     "WeightedSum": (
         WeightedSum([ForwardKL(), AtSpeedR()], [0.5, 2.0], [3.0]),
         lambda q, p: 3 * (0.5 * forward_kl(q, p) + 2 * total_variation(q, p)),
@@ -250,6 +260,27 @@ def test_a_margin_over_missing_candidates_is_finite() -> None:
     assert draft.grad.isfinite().all()
 
 
+def test_scores_of_all_prefixes_are_compared_above_one_threshold() -> None:
+    draft, target = log_probs(0, (2, 8)), log_probs(1, (2, 8))
+    draft_scores, target_scores = torch.tensor([[-0.5, -2.0]]), torch.tensor([[-0.2, -1.0]])
+    rows = [
+        (scores.T + values).flatten().double().tolist()
+        for scores, values in ((draft_scores, draft), (target_scores, target))
+    ]
+    prefixes = make_prefixes(draft, target, draft_scores=draft_scores, target_scores=target_scores)
+    value = ScoreRegression(3, 1.0, 0.5)(prefixes)
+    assert value.item() == pytest.approx(huber(*rows, 3, 1.0, 0.5), abs=VALUE_TOLERANCE)
+    padded = prefixes._replace(shares=torch.tensor([[1.0, 0.0]]))
+    assert ScoreRegression(3, 1.0, 0.5)(padded).item() == pytest.approx(
+        huber(*(row[:8] for row in rows), 3, 1.0, 0.5), abs=VALUE_TOLERANCE
+    )
+
+
+def test_a_sum_compares_leaves_if_one_of_its_terms_does() -> None:
+    assert not WeightedSum([ScoreRegression(), ScoreRegression(1)]).compares_leaves
+    assert WeightedSum([ScoreRegression(), ForwardKL()]).compares_leaves
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -257,6 +288,9 @@ def test_a_margin_over_missing_candidates_is_finite() -> None:
         (lambda: DensityRegularization(0), "num_beams is 0; expected 1 or more"),
         (lambda: Coverage(20, 10), "draft_beams is 10; expected 20 or more"),
         (lambda: Coverage(margin=-1.0), "margin is -1.0; expected 0 or more"),
+        (lambda: ScoreRegression(0), "num_beams is 0; expected 1 or more"),
+        (lambda: ScoreRegression(margin=-1.0), "margin is -1.0; expected 0 or more"),
+        (lambda: ScoreRegression(delta=0.0), "delta is 0.0; expected more than 0"),
         (lambda: WeightedSum([]), "0 losses and 0 weights"),
         (lambda: WeightedSum([AtSpeedR()], [1.0, 2.0]), "1 losses and 2 weights"),
         (lambda: WeightedSum([AtSpeedR()], [-1.0]), "expected 0 or more"),

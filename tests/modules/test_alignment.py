@@ -12,7 +12,7 @@ from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.data.batches import RequestBatch
 from atspeed.decoding import ItemTrie, NoDrafter, SpeculativeDecoder
 from atspeed.losses import AlignmentLoss, AtSpeedS, Coverage, SequenceKD
-from atspeed.models import NewModel
+from atspeed.models import LoRA, NewModel
 from atspeed.modules import Alignment, TargetCaching, target_caching
 from tests.modules.tiny import TINY, fit, make_trainer
 
@@ -170,6 +170,43 @@ def test_scores_of_a_prefix_are_the_sums_of_its_codes(attached: tuple[Alignment,
             for ours, theirs in zip(sorted(found), sorted(expected), strict=True):
                 assert ours == pytest.approx(theirs, abs=2e-3)
             assert sum(shares) == pytest.approx(1, abs=1e-6)
+
+
+@torch.no_grad()
+def test_a_loss_that_needs_no_leaves_gets_none_and_the_draft_does_not_score_them(
+    attached: tuple[Alignment, RequestBatch],
+) -> None:
+    module, batch = attached
+    lengths = []
+    module.model.register_forward_hook(
+        lambda model, args, kwargs, output: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    levels = []
+    for compares_leaves in (True, False):
+        loss = SequenceKD()
+        loss.compares_leaves = compares_leaves
+        loss.register_forward_hook(lambda loss, args, output: levels.append(args[0].level))
+        module.loss = loss
+        module.losses(batch)
+    assert levels == [0, 1, 2, 3, 0, 1, 2]
+    assert lengths[1] < lengths[0]
+
+
+def test_the_draft_is_trained_without_dropout(tmp_path: Path) -> None:
+    """Its own and LoRA's: two passes in training mode agree."""
+    network = NewModel("llama", {**TINY, "attention_dropout": 0.5}, 2)
+    module = alignment()
+    module.draft_source = LoRA(network, rank=2, dropout=0.5)
+    make_trainer(tmp_path, limit_val_batches=2).validate(module, data(), verbose=False)
+    module.train()
+    batch = next(iter(module.data.val_dataloader()))
+    with torch.no_grad():
+        for adapter in (part for name, part in module.model.named_parameters() if "lora_B" in name):
+            torch.nn.init.normal_(adapter)  # starts at zero, where dropout would not be seen
+        first, second = module.losses(batch), module.losses(batch)
+    assert module.model.training
+    assert first[0].equal(second[0])
+    assert first[1].equal(second[1])
 
 
 def test_the_target_stays_in_evaluation_mode(attached: tuple[Alignment, RequestBatch]) -> None:

@@ -12,6 +12,7 @@ import torch
 from atspeed.alignment import SequenceShares, target_cache
 from atspeed.cli.main import main
 from atspeed.data import EmbeddedCatalog, RecommendationData, RequestBatch
+from atspeed.data.splits import Cuts
 from atspeed.losses import AtSpeedS
 from atspeed.models import NewModel
 from atspeed.modules import Alignment, TargetCaching
@@ -32,13 +33,13 @@ def alignment(cached: bool, **settings: object) -> Alignment:
     return Alignment("strict", loss=AtSpeedS(NUM_BEAMS), **arguments)  # type: ignore[arg-type]
 
 
-def data(max_history: int = 20, seed: int = 0, num_items: int = 140) -> RecommendationData:
+def data(max_history: int = 20, seed: int = 0, num_items: int = 140, cuts: Cuts = "last") -> RecommendationData:
     source = EmbeddedCatalog(num_users=24, num_items=num_items, seed=seed)
-    return RecommendationData(source, examples="requests", max_history=max_history, max_tokens=512)
+    return RecommendationData(source, examples="requests", cuts=cuts, max_history=max_history, max_tokens=512)
 
 
-def write_cache(run_dir: Path, **settings: object) -> TargetCaching:
-    caching = TargetCaching(alignment(True, **settings), data())
+def write_cache(run_dir: Path, requests: RecommendationData | None = None, **settings: object) -> TargetCaching:
+    caching = TargetCaching(alignment(True, **settings), requests or data())
     make_trainer(run_dir).predict(caching, return_predictions=False)
     return caching
 
@@ -108,6 +109,21 @@ def test_losses_are_those_of_the_target_online(made: Path, sources: SequenceShar
                 torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_a_cache_of_every_cut_holds_its_requests(tmp_path: Path) -> None:
+    requests = RecommendationData(EmbeddedCatalog(6, 140), examples="requests", cuts="every", max_tokens=512)
+    write_cache(tmp_path, requests)
+    cached, online = alignment(True), alignment(False)
+    attach(cached, tmp_path, requests)
+    attach(online, tmp_path, requests)
+    batches = list(requests.train_dataloader())
+    rows = torch.cat([batch.rows for batch in batches])
+    assert len(rows) == len(requests.interactions.train.values) - 6 > 6, "each item but a user's first"
+    for batch in batches:
+        for ours, theirs in zip(cached.losses(batch, "train"), online.losses(batch, "train"), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
 def test_the_whole_training_is_that_of_the_target_online(made: Path) -> None:
     trajectories = []
     for cached in (True, False):
@@ -174,10 +190,11 @@ def test_size_on_disk_is_that_of_the_formula(made: Path) -> None:
         ({"target": NewModel("llama", TINY, 3)}, data(), "32-true", "model.target"),
         ({"num_beams": 5}, data(), "32-true", "model.num_beams"),
         ({}, data(), "bf16-mixed", "trainer.precision"),
-        ({}, data(max_history=5), "32-true", "requests (data.source, data.max_history)"),
-        ({}, data(seed=1), "32-true", "catalog, requests (data.source, data.max_history)"),
+        ({}, data(max_history=5), "32-true", "requests (data.source, data.cuts, data.max_history)"),
+        ({}, data(cuts="every"), "32-true", "requests (data.source, data.cuts, data.max_history)"),
+        ({}, data(seed=1), "32-true", "catalog, requests (data.source, data.cuts, data.max_history)"),
     ],
-    ids=["weights", "num_beams", "precision", "max_history", "data"],
+    ids=["weights", "num_beams", "precision", "max_history", "cuts", "data"],
 )
 def test_a_stale_cache_is_refused(
     made: Path, settings: dict, requests: RecommendationData, precision: str, changed: str
