@@ -3,6 +3,7 @@
 if __name__ != "atspeed.callbacks":  # every class would exist twice, and isinstance would tell them apart
     raise ImportError(f"import atspeed.callbacks, not {__name__}: the folder is part of the package atspeed")
 
+from atspeed.callbacks.draft_calibration import DraftCalibration
 from atspeed.callbacks.epoch_lines import EpochLines
 from atspeed.callbacks.hugging_face_export import HuggingFaceExport
 from atspeed.callbacks.loss_parts import LossParts
@@ -13,6 +14,7 @@ from atspeed.callbacks.speedup_monitor import SpeedupMonitor
 from atspeed.callbacks.token_throughput import TokenThroughput
 
 __all__ = [
+    "DraftCalibration",
     "EpochLines",
     "HuggingFaceExport",
     "LossParts",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atspeed.data import RecommendationData
 from atspeed.data.examples import RequestExample
-from atspeed.decoding import ROOT, ItemTrie, ScoredPrefixes
+from atspeed.decoding import ROOT, Beams, ItemTrie, ScoredPrefixes
 from atspeed.files import write_atomically
 from atspeed.models import ModelSource
 
@@ -68,6 +68,8 @@ class TargetShard(NamedTuple):
         split: ``train`` or ``val``.
         number: of the shard in its split, from 0.
         beams: leaves, ``[n, K]``, int64, on the CPU.
+        prefixes: the beams of the depths 1, … L - 1 before them, ``[n, L - 1, K]``, int64, on the CPU.
+        prefix_scores: their scores, ``[n, L - 1, K]``, float32, on the CPU.
         child_log_probs: for each of the n requests the log-probabilities of the children of its
             :func:`cached_prefixes`, float32, one-dimensional, on the CPU.
     """
@@ -75,15 +77,18 @@ class TargetShard(NamedTuple):
     split: Split
     number: int
     beams: Tensor
+    prefixes: Tensor
+    prefix_scores: Tensor
     child_log_probs: Sequence[Tensor]
 
 
 class TargetCache:
     """Beams and children's log-probabilities of the frozen target, by split and row, in safetensors shards.
 
-    A shard holds ``SHARD_REQUESTS`` requests in the order of the data: ``beams`` (int32 ``[n, K]``), ``edges`` (the
-    children's log-probabilities of all its requests, one request after the other, float32) and ``ends`` (int64
-    ``[n]``, where each request's values end in ``edges``). Two requests with 3 and 2 children ::
+    A shard holds ``SHARD_REQUESTS`` requests in the order of the data: ``beams`` (int32 ``[n, K]``), ``prefixes`` and
+    ``prefix_scores`` (int32 and float32 ``[n, L - 1, K]``; see :class:`TargetShard`), ``edges`` (the children's
+    log-probabilities of all its requests, one request after the other, float32) and ``ends`` (int64 ``[n]``, where each
+    request's values end in ``edges``). Two requests with 3 and 2 children ::
 
         edges = -0.1 -2.3 -9.0 | -0.7 -0.7
         ends  =              3           5
@@ -164,7 +169,13 @@ class TargetCache:
     def write(self, shard: TargetShard) -> None:
         """Write a shard; its file appears when it is complete."""
         ends = torch.tensor([len(values) for values in shard.child_log_probs]).cumsum(0)
-        content = {"beams": shard.beams.int(), "edges": torch.cat(list(shard.child_log_probs)), "ends": ends}
+        content = {
+            "beams": shard.beams.int(),
+            "prefixes": shard.prefixes.int(),
+            "prefix_scores": shard.prefix_scores,
+            "edges": torch.cat(list(shard.child_log_probs)),
+            "ends": ends,
+        }
         write_atomically(self._file(shard.split, shard.number), lambda partial: save_file(content, partial))
 
     def read(self, split: Split, rows: Sequence[int], trie: ItemTrie, truth: Tensor) -> tuple[Tensor, ScoredPrefixes]:
@@ -185,6 +196,21 @@ class TargetCache:
         pad = torch.nn.utils.rnn.pad_sequence
         packed = pad(list(child_log_probs), batch_first=True, padding_value=-torch.inf).to(device)  # [B, W]
         return leaves, ScoredPrefixes.from_child_log_probs(trie, *cached_prefixes(trie, leaves, truth), packed)
+
+    def read_prefixes(self, split: Split, rows: Sequence[int], device: torch.device) -> list[Beams]:
+        """Return the target's beams of some requests at the depths 0, 1, … L - 1; arguments as of :meth:`read`."""
+        found = []
+        for row in rows:
+            shard, index = divmod(row, SHARD_REQUESTS)
+            file, _ = self._open(split, shard)
+            found.append([file.get_slice(name)[index] for name in ("prefixes", "prefix_scores")])
+        nodes, scores = (torch.stack(part).to(device) for part in zip(*found, strict=True))  # [B, L - 1, K]
+        root = Beams.at_root(len(rows), nodes.shape[2], device)
+        below = zip(nodes.long().unbind(1), scores.unbind(1), strict=True)
+        return [root] + [
+            root._replace(nodes=prefixes, scores=values, depth=root.depth + depth)
+            for depth, (prefixes, values) in enumerate(below, start=1)
+        ]
 
     def _read_row(self, split: Split, row: int) -> tuple[Tensor, Tensor]:
         shard, index = divmod(row, SHARD_REQUESTS)

@@ -3,9 +3,13 @@
 import logging
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
+
+from rich.progress import track
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from atspeed.benchmark.loading import ModelLoader, pick_device
 from atspeed.benchmark.report.output import report
@@ -15,10 +19,25 @@ from atspeed.benchmark.timing import FEWEST_VALUES, median_interval, median_rati
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
 from atspeed.data.examples import RequestExample, evenly_spread
-from atspeed.decoding import Decoded, Drafter, HybridDrafter, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
+from atspeed.decoding import (
+    Beams,
+    Decoded,
+    Drafter,
+    HybridDrafter,
+    ItemTrie,
+    ModelDrafter,
+    NoDrafter,
+    PrefixScorer,
+    PriceAwareDrafter,
+    SpeculativeDecoder,
+    TrieDrafter,
+)
+from atspeed.decoding.drafters.calibration import beams_by_depth, calibrate, keep_calibration
 from atspeed.metrics import Speculation
 from atspeed.models import ModelSource
 from atspeed.provenance import provenance
+from atspeed.recommender.calibration_file import save_calibration
+from atspeed.recommender.cost_file import load_costs
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +50,12 @@ class Tuner:
     """Finds the drafter with the lowest latency on validation users; strict answers are the same with all of them.
 
     The candidates, from simple to complex: plain beam search, ``TrieDrafter`` with each node budget, ``HybridDrafter``
-    with each, ``ModelDrafter`` with each draft width and depth. In the first round all of them answer a third of the
-    requests; in the final the fastest few and plain beam search answer the others. A candidate's advantage is the
-    median of the ratios of wall times per batch, with the 95 % confidence interval of a sign test. The fastest
-    candidate of the final is chosen, or the simplest that it does not certainly beat: where the interval of their ratio
-    contains 1. Batches have ``data.batch_size`` requests; a latency is per batch.
+    with each, ``PriceAwareDrafter``, ``ModelDrafter`` with each draft width and depth. In the first round all of them
+    answer a third of the requests, by which the draft is calibrated anew before; in the final the fastest few and plain
+    beam search answer the others. A candidate's advantage is the median of the ratios of wall times per batch, with the
+    95 % confidence interval of a sign test. The fastest candidate of the final is chosen, or the simplest that it does
+    not certainly beat: where the interval of their ratio contains 1. Batches have ``data.batch_size`` requests; a
+    latency is per batch.
 
     Args:
         target: the model whose answer counts.
@@ -51,7 +71,8 @@ class Tuner:
         num_threads: CPU threads of torch.
         seed: of the order in which a batch goes through the candidates.
         device: where to run; a GPU if there is one.
-        out: the run folder, where models are looked up; gets ``tune/tune.json`` and ``tune/recommend.yaml``.
+        out: the run folder, where models are looked up; gets ``tune/tune.json`` and ``tune/recommend.yaml``. The
+            draft's folder gets its calibration, ``calibration.json``.
     """
 
     def __init__(
@@ -80,6 +101,7 @@ class Tuner:
             PLAIN: NoDrafter(),
             **{f"trie, {nodes} nodes": TrieDrafter(nodes) for nodes in trie_nodes},
             **{f"hybrid, {nodes} nodes": HybridDrafter(nodes) for nodes in hybrid_nodes},
+            "price-aware": PriceAwareDrafter(),
             **{
                 f"draft, N = {beams}, γ = {depth}": ModelDrafter(beams, depth)
                 for beams in draft_beams
@@ -111,7 +133,7 @@ class Tuner:
                 f"data.batch_size {data.batch_size} for the final; an interval takes {FEWEST_VALUES} or more: lower "
                 "data.batch_size, or raise num_requests if there are more users"
             )
-        decoders = self._build(data)
+        decoders = self._build(data, requests[::SCREENED])
         rows, first = self._measure("first round", decoders, requests[::SCREENED], data)
         fastest = sorted(decoders, key=lambda name: median_ratio(first[name], first[PLAIN]))
         finalists = {PLAIN, *[name for name in fastest if name != PLAIN][: self.num_finalists]}
@@ -133,8 +155,8 @@ class Tuner:
         report(result, folder / "tune.json", [table_of(result)], [overlay])
         return result
 
-    def _build(self, data: RecommendationData) -> dict[str, SpeculativeDecoder]:
-        """Return a decoder for each candidate whose models are there."""
+    def _build(self, data: RecommendationData, requests: list[RequestExample]) -> dict[str, SpeculativeDecoder]:
+        """Return a decoder for each candidate whose models are there; the draft is calibrated on ``requests``."""
         loader = ModelLoader(data, self.out, self.device, self.num_threads)
         target = loader.load_packed(self.target_source)
         draft, missing = None, "draft is not set"
@@ -143,6 +165,11 @@ class Tuner:
                 draft = loader.load_packed(self.draft_source)
             except FileNotFoundError as error:
                 missing = str(error)
+        load_costs(self.out, target, self.target_source, draft, self.draft_source)
+        if draft is not None and self.draft_source is not None:
+            calibration = calibrate(draft, loader.trie, self._target_beams(target, loader.trie, data, requests))
+            keep_calibration(draft, calibration)
+            save_calibration(calibration, self.draft_source, self.target_source, self.out)
         left_out = [name for name, drafter in self.candidates.items() if drafter.needs_draft and draft is None]
         if left_out:
             log.info("left out, because they need a draft: %s. %s", "; ".join(left_out), missing)
@@ -151,6 +178,15 @@ class Tuner:
             for name, drafter in self.candidates.items()
             if name not in left_out
         }
+
+    def _target_beams(
+        self, target: PreTrainedModel, trie: ItemTrie, data: RecommendationData, requests: list[RequestExample]
+    ) -> Iterator[tuple[Tensor, Tensor, list[Beams]]]:
+        for batch in track(
+            data.batches_by_length(requests, data.batch_size, self.device), "calibration", transient=True
+        ):
+            scorer = PrefixScorer(target, trie, batch.prompts, batch.prompt_mask)
+            yield batch.prompts, batch.prompt_mask, beams_by_depth(scorer, self.num_beams)
 
     def _measure(
         self,

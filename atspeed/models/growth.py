@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from atspeed.catalog.vocabulary import Vocabulary
-from atspeed.models.sources import ModelSource
+from atspeed.models.sources import Checkpoint, ModelSource
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
 AXES = {
@@ -101,6 +101,10 @@ class Grown(ModelSource):
             )
         base = self.base.build(vocabulary, run_dir)
         return grow(base, {name: size for name, size in self.shape.items() if size is not None}, self.dtype, self.seed)
+
+    def origin(self, run_dir: Path) -> Checkpoint | None:
+        """Return the base's folder; see :meth:`ModelSource.origin`."""
+        return self.base.origin(run_dir)
 
     def fingerprint(self, run_dir: Path) -> str:
         """Return the base's fingerprint and the settings; see :meth:`ModelSource.fingerprint`."""

@@ -36,6 +36,10 @@ class ModelSource(ABC):
     def fingerprint(self, run_dir: Path) -> str:
         """Return a text that changes whenever the weights would, without loading the weights."""
 
+    def origin(self, run_dir: Path) -> "Checkpoint | None":
+        """Return the folder whose function the model has, whatever its shape or dtype; None if it has none."""
+        return None
+
 
 class NewModel(ModelSource):
     """A model with fresh weights.
@@ -108,6 +112,10 @@ class Checkpoint(ModelSource):
             raise ValueError(f"{self.path} scores {scored} tokens, the catalog has {len(vocabulary)}")
         return model.eval()
 
+    def origin(self, run_dir: Path) -> "Checkpoint":
+        """Return this source; see :meth:`ModelSource.origin`."""
+        return self
+
     def fingerprint(self, run_dir: Path) -> str:
         """Return the hash of the folder's weights; see :meth:`ModelSource.fingerprint`."""
         digest = hashlib.sha256()
@@ -129,13 +137,14 @@ class Exported(ModelSource):
 
     def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
         """Load the model; see :meth:`ModelSource.build`."""
-        return self._checkpoint(run_dir).build(vocabulary, run_dir)
+        return self.origin(run_dir).build(vocabulary, run_dir)
 
     def fingerprint(self, run_dir: Path) -> str:
         """Return the hash of the exported weights; see :meth:`ModelSource.fingerprint`."""
-        return self._checkpoint(run_dir).fingerprint(run_dir)
+        return self.origin(run_dir).fingerprint(run_dir)
 
-    def _checkpoint(self, run_dir: Path) -> Checkpoint:
+    def origin(self, run_dir: Path) -> Checkpoint:
+        """Return the stage's folder; see :meth:`ModelSource.origin`."""
         folder = model_folder(run_dir, self.stage)
         if not folder.is_dir():
             raise FileNotFoundError(

@@ -18,6 +18,8 @@ from atspeed.modules.model_building import build_model
 from atspeed.modules.stage import StageModule
 from atspeed.modules.zero import require_unsharded_models
 from atspeed.recommender import TransitionCounts, answers, recommend_popular, unseen_items
+from atspeed.recommender.calibration_file import load_calibration
+from atspeed.recommender.cost_file import load_costs
 
 RANKING_METRICS: dict[str, Callable[[int], Metric | MetricCollection]] = {
     "recall": RecallAtK,
@@ -115,6 +117,10 @@ class Inference(StageModule):
         pack_linears(self.target)  # not earlier: packed weights cannot be moved to a device or into shards
         if self.draft is not None:
             pack_linears(self.draft)
+        if self.drafter.needs_cost:
+            load_costs(self.run_dir, self.target, self.target_source, self.draft, self.draft_source)
+            if self.draft is not None and self.draft_source is not None:
+                load_calibration(self.draft, self.draft_source, self.target_source, self.run_dir)
         self.main_decoder = self.decoder(self.drafter)
         self._generator = torch.Generator(self.device).manual_seed(self.seed)
 

@@ -14,6 +14,7 @@ from atspeed.alignment.sequences import search_beams
 from atspeed.alignment.target_cache import Split, TargetCache, TargetShard, cached_prefixes, target_settings
 from atspeed.data import RecommendationData
 from atspeed.decoding import ItemTrie, PrefixScorer
+from atspeed.decoding.drafters.calibration import beams_by_depth
 from atspeed.decoding.probe import check_tree_attention
 from atspeed.modules.alignment import Alignment
 from atspeed.modules.model_building import build_frozen_model
@@ -93,19 +94,23 @@ class TargetCaching(StageModule):
         trie = self.trie.to(self.device)
         requests = self.cache.shard_requests(*shard)
         size = max(1, self.data.max_tokens // self.data.max_sequence_tokens)
-        beams: dict[int, Tensor] = {}
-        child_log_probs: dict[int, Tensor] = {}
+        found: dict[int, tuple[Tensor, ...]] = {}
         for batch in self.data.batches_by_length(requests, size, self.device):
             target = PrefixScorer(self.target, trie, batch.prompts, batch.prompt_mask)
             leaves = search_beams(target, self.num_beams)  # [B, K]
             truth = trie.leaves(batch.truth[:, 0])  # [B]
             target.score(trie.path(truth))
             log_probs, mask = target.child_log_probs(*cached_prefixes(trie, leaves, truth))  # [B, W]
-            found = zip(batch.rows.tolist(), leaves.cpu(), log_probs.cpu(), mask.cpu(), strict=True)
-            for row, row_leaves, row_log_probs, exists in found:
-                beams[row], child_log_probs[row] = row_leaves, row_log_probs[exists]
-        rows = [request.row for request in requests]
-        return TargetShard(*shard, torch.stack([beams[row] for row in rows]), [child_log_probs[row] for row in rows])
+            levels = beams_by_depth(target, self.num_beams)[1:]  # all of them are scored by now
+            no_level = leaves[:, None][:, :0]  # [B, 0, K]
+            prefixes = torch.stack([level.nodes for level in levels], dim=1) if levels else no_level
+            scores = torch.stack([level.scores for level in levels], dim=1) if levels else no_level.float()
+            parts = (part.cpu() for part in (leaves, prefixes, scores, log_probs, mask))
+            for row, *row_parts, row_log_probs, exists in zip(batch.rows.tolist(), *parts, strict=True):
+                found[row] = *row_parts, row_log_probs[exists]
+        *stacked, child_log_probs = zip(*(found[request.row] for request in requests), strict=True)
+        beams, prefixes, scores = (torch.stack(part) for part in stacked)
+        return TargetShard(*shard, beams, prefixes, scores, child_log_probs)
 
 
 class TargetShardWriter(BasePredictionWriter):

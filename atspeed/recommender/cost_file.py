@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from atspeed.decoding.cost import CostModel, keep_cost, measure_cost
 from atspeed.files import write_atomically
-from atspeed.models import is_packed
+from atspeed.models import ModelSource, is_packed
 from atspeed.provenance import device_name
 
 log = logging.getLogger(__name__)
@@ -76,3 +76,24 @@ def load_or_measure(
     cost = CostModel.from_json(record["cost"])
     keep_cost(model, cost)
     return cost
+
+
+def load_costs(
+    run_dir: Path,
+    target: PreTrainedModel,
+    target_source: ModelSource,
+    draft: PreTrainedModel | None,
+    draft_source: ModelSource | None,
+) -> None:
+    """Keep on both models what their calls cost; see :func:`load_or_measure`.
+
+    Args:
+        run_dir: the run folder; its files ``cost/target.json`` and ``cost/draft.json`` hold the costs.
+        target: the target, on its device, packed or not as it will be used.
+        target_source: where it came from.
+        draft: the draft, likewise, if there is one.
+        draft_source: where it came from.
+    """
+    load_or_measure(run_dir / "cost" / "target.json", target, target_source.fingerprint(run_dir))
+    if draft is not None and draft_source is not None:
+        load_or_measure(run_dir / "cost" / "draft.json", draft, draft_source.fingerprint(run_dir))

@@ -1,5 +1,8 @@
 """A price-aware drafter with figures that are given instead of measured."""
 
+import copy
+
+import torch
 from transformers import PreTrainedModel
 
 from atspeed.decoding import PriceAwareDrafter
@@ -7,6 +10,16 @@ from atspeed.decoding.cost import CostModel
 from atspeed.decoding.drafters.calibration import SPARE, Calibration, LevelCalibration
 
 CHEAP = CostModel((1, 1000), (1e-6, 2e-6), 0.0, 0.0)
+
+
+def similar_model(model: PreTrainedModel, noise: float = 0.2) -> PreTrainedModel:
+    """A model that mostly agrees."""
+    model = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        weight = model.get_output_embeddings().weight
+        weight += noise * torch.randn(weight.shape, generator=generator)
+    return model
 
 
 def cost_with(call_price: float, token_seconds: float = 1.0) -> CostModel:

@@ -164,8 +164,8 @@ def test_a_prediction_is_the_content_of_a_shard_and_writes_nothing(run_dir: Path
 
 
 def test_size_on_disk_is_that_of_the_formula(made: Path) -> None:
-    """4 bytes a beam and a child, 8 a request: the children of the root and of the beams' and the true item's
-    prefixes."""
+    """4 bytes a beam and a child, 8 a request and a beam of the depths before: the children of the root and of the
+    beams' and the true item's prefixes."""
     requests = data()
     requests.setup()
     module = alignment(True)
@@ -179,8 +179,13 @@ def test_size_on_disk_is_that_of_the_formula(made: Path) -> None:
             for leaf in [*beams[0].tolist(), int(truth)]:
                 while leaf := int(module.trie.parent[leaf]):
                     prefixes.add(leaf)
-            expected += 4 * NUM_BEAMS + 8 + 4 * int(module.trie.num_children[list(prefixes)].sum())
-    headers = 8 * 300  # at most, 8 shards
+            expected += (
+                4 * NUM_BEAMS
+                + 8 * NUM_BEAMS * (module.trie.num_levels - 1)
+                + 8
+                + 4 * int(module.trie.num_children[list(prefixes)].sum())
+            )
+    headers = 8 * 500  # at most, 8 shards
     assert expected < module.cache.num_bytes < expected + headers
 
 

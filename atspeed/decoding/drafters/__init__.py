@@ -7,4 +7,13 @@ from atspeed.decoding.drafters.no_drafter import NoDrafter
 from atspeed.decoding.drafters.price_aware_drafter import PriceAwareDrafter
 from atspeed.decoding.drafters.trie_drafter import TrieDrafter
 
-__all__ = ["Drafter", "HybridDrafter", "ModelDrafter", "NoDrafter", "PriceAwareDrafter", "Proposal", "Select", "TrieDrafter"]
+__all__ = [
+    "Drafter",
+    "HybridDrafter",
+    "ModelDrafter",
+    "NoDrafter",
+    "PriceAwareDrafter",
+    "Proposal",
+    "Select",
+    "TrieDrafter",
+]

@@ -48,6 +48,12 @@ class LevelCalibration:
     num_found: tuple[float, ...]
     requests: int
 
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Self:
+        """Return the record of its fields as JSON has them, where tuples have become lists."""
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+        return cls(**values)
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -66,13 +72,8 @@ class Calibration:
 
     @classmethod
     def from_json(cls, levels: list[dict[str, Any]]) -> Self:
-        """Return what :meth:`to_json` was called on, from JSON, where tuples have become lists."""
-        return cls(
-            tuple(
-                LevelCalibration(**{k: tuple(v) if isinstance(v, list) else v for k, v in level.items()})
-                for level in levels
-            )
-        )
+        """Return what :meth:`to_json` was called on."""
+        return cls(tuple(LevelCalibration.from_json(level) for level in levels))
 
 
 def keep_calibration(draft: PreTrainedModel, calibration: Calibration) -> None:
@@ -92,27 +93,21 @@ def beam_widths(num_beams: int) -> list[int]:
 
 @torch.inference_mode()
 def calibrate(
-    target: PreTrainedModel,
-    draft: PreTrainedModel,
-    trie: ItemTrie,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    num_beams: int,
+    draft: PreTrainedModel, trie: ItemTrie, requests: Iterable[tuple[Tensor, Tensor, Sequence[Beams]]]
 ) -> Calibration:
     """Measure a draft on requests that neither model was trained on.
 
     Args:
-        target: the model whose beams count.
         draft: the model that proposes.
-        trie: the catalog, on the models' device.
-        batches: prompts ``[B, P]`` and their masks; see :class:`PrefixScorer`.
-        num_beams: the largest beam width to calibrate for.
+        trie: the catalog, on its device.
+        requests: batches: prompts ``[B, P]`` and their mask, as for :class:`PrefixScorer`, and the target's beams of
+            the largest width to calibrate for; see :func:`beams_by_depth`.
     """
     calibrator = Calibrator()
-    for prompts, prompt_mask in batches:
-        target_scorer = PrefixScorer(target, trie, prompts, prompt_mask)
-        draft_scorer = PrefixScorer(draft, trie, prompts, prompt_mask, "allowed")  # as the decoder has it
-        for width in beam_widths(num_beams):
-            calibrator.update(draft_scorer, beams_by_depth(target_scorer, width))
+    for prompts, prompt_mask, beams in requests:
+        scorer = PrefixScorer(draft, trie, prompts, prompt_mask, "allowed")  # as the decoder has it
+        for width in beam_widths(beams[0].width):
+            calibrator.update(scorer, narrower_beams(beams, trie, width))
     return calibrator.compute()
 
 
@@ -123,6 +118,24 @@ def beams_by_depth(scorer: PrefixScorer, num_beams: int) -> list[Beams]:
         scorer.score(beams[-1].nodes)
         beams.append(next_beams(scorer, beams[-1]))
     return beams
+
+
+def narrower_beams(beams: Sequence[Beams], trie: ItemTrie, num_beams: int) -> list[Beams]:
+    """Return the beams of a narrower search: the best ones whose prefixes are among the best ones before.
+
+    The wider search may have lost a child of the narrower one's prefixes. Where fewer of them are left than there must
+    be, the request has no beam at this depth and below.
+    """
+    root = beams[0]
+    narrow = [root._replace(leaves=root.leaves[:, :num_beams], leaf_scores=root.leaf_scores[:, :num_beams])]
+    for wide in beams[1:]:
+        parents = narrow[-1]
+        is_child = index_of(trie.parent[wide.nodes], parents.nodes)[1] & parents.mask.any(1, keepdim=True)
+        nodes, scores = select_top(wide.nodes, wide.scores.masked_fill(~is_child, -torch.inf), num_beams)
+        expected = (trie.num_children[parents.nodes] * parents.mask).sum(1).clamp(max=num_beams)
+        lost = ((scores > -torch.inf).sum(1) < expected)[:, None]
+        narrow.append(parents._replace(nodes=nodes, scores=scores.masked_fill(lost, -torch.inf), depth=wide.depth))
+    return narrow
 
 
 class _Samples(NamedTuple):
@@ -157,12 +170,13 @@ class Calibrator:
         most = num_beams + SPARE[-1]
         for depth, start in enumerate(beams[:-1]):
             nodes, mask = start.nodes, start.mask
-            rows = torch.arange(len(nodes), device=nodes.device)
+            rows = mask.any(1).nonzero()[:, 0]
             for level, expected in enumerate(beams[depth + 1 :], start=depth):
                 candidates, scores = select_top(*score_children(nodes, mask, start, None, draft), most)
                 threshold = scores[:, num_beams - 1 : num_beams]
                 nodes, mask = candidates, scores > -torch.inf
                 is_beam = index_of(candidates, expected.nodes)[1]
+                rows = rows[expected.mask[rows].any(1)]
                 ranks, found = index_of(expected.nodes, candidates)
                 ranks = ranks.where(found, most).masked_fill(~expected.mask, -1)[rows]
                 counts = (mask & (threshold > -torch.inf))[rows]  # where there are K candidates

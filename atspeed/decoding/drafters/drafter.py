@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from atspeed.decoding.beams import Beams
 from atspeed.decoding.scorer import PrefixScorer
 
+DraftType = TypeVar("DraftType", PrefixScorer, PreTrainedModel)
 Select = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """Candidate nodes and scores ``[B, W]`` and a width N → nodes and scores ``[B, N]``, as :func:`select_top`."""
 
@@ -32,13 +33,26 @@ class Drafter(ABC):
 
     Whatever is proposed, strict answers stay exact: the decoder adds the target's own beams, and a level counts only
     when the target has scored all of its beams.
+
+    Attributes:
+        needs_draft: whether it proposes with a draft model.
+        needs_cost: whether it goes by what calls of both models cost and by the draft's calibration. Who makes a decoder
+            keeps them on the models (:func:`keep_cost`, :func:`keep_calibration`); otherwise costs are measured.
     """
 
     needs_draft: bool = False
     needs_cost: bool = False
 
-    def prepare(self, target: PreTrainedModel, draft: PreTrainedModel | None, tolerance: float | None) -> None:  # noqa: B027 (most drafters have nothing to prepare)
-        """Get ready to draft for a target; called once by the decoder."""
+    def prepare(  # noqa: B027 (most drafters have nothing to prepare)
+        self, target: PreTrainedModel, draft: PreTrainedModel | None, tolerance: float | None
+    ) -> None:
+        """Get ready to draft for a target; called once by the decoder.
+
+        Args:
+            target: the target.
+            draft: the draft, if :attr:`needs_draft`.
+            tolerance: of the verifier; see :attr:`Verifier.tolerance`.
+        """
 
     @abstractmethod
     def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
@@ -52,8 +66,8 @@ class Drafter(ABC):
         """
 
 
-def require_draft(draft: PrefixScorer | None, drafter: Drafter) -> PrefixScorer:
-    """Return the draft's scorer; raise ``ValueError`` if the decoder has none."""
+def require_draft(draft: DraftType | None, drafter: Drafter) -> DraftType:
+    """Return the draft, or its scorer; raise ``ValueError`` if the decoder has none."""
     if draft is None:
         raise ValueError(f"{type(drafter).__name__} needs a draft model; give the decoder one, or choose TrieDrafter")
     return draft

@@ -42,8 +42,8 @@ class Plan(NamedTuple):
         num_beams: K.
         seconds: of a target call, per request, by its tokens per request, ``[MOST_TOKENS + 1]``, float32; 0 for none.
         tokens: of the target's call before anything is proposed, by the depth of the beams, ``[L, 1]``, int64.
-        outlooks: the tensors of :class:`Outlook` with the shapes ``[L, L, …]``, by the depth of the beams and the level;
-            where there is nothing to draft, nothing is covered.
+        outlooks: the tensors of :class:`Outlook` by the depth of the beams and the level, ``[L, L, …]``; where there is
+            nothing to draft, nothing is covered.
     """
 
     num_beams: int
@@ -87,7 +87,7 @@ class Plan(NamedTuple):
         return (covered * saved - added).masked_fill(after > MOST_TOKENS, -torch.inf)
 
     def expected_gain(self, outlook: Outlook, tokens: Tensor, covered: Tensor) -> Tensor:
-        """Return the seconds that each of the outlook's widths saves on average, ``[B, n]``, its draft call included."""
+        """Return the seconds that each of the outlook's widths saves on average, less its draft call, ``[B, n]``."""
         gain = self.gain(outlook, tokens, covered, outlook.widths, outlook.coverage, outlook.num_found)
         return gain - outlook.draft_seconds
 
@@ -127,7 +127,7 @@ def make_plan(
         for level in reversed(range(num_levels)):
             drafted = int(calls[depth]) if level == depth else TYPICAL_WIDTH * num_beams
             draft_seconds = draft.seconds(drafted, batch_size, prompt_tokens) / batch_size
-            found = calibration.find(num_beams, depth, level) if calibration else None
+            found = calibration.find(num_beams, depth, level) if calibration and level < num_levels - 1 else None
             outlook = _outlook(found or nothing_found(num_beams), num_beams, draft_seconds, value)
             row.append(outlook)
             at_all = outlook._replace(value_below=value.expand(len(all_tokens), -1))

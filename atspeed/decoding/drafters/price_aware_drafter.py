@@ -213,6 +213,4 @@ def draw_planned(
     width = outlook.widths.gather(1, best)
     nodes, scores = select(nodes, scores, int(width.max()))
     inside = torch.arange(nodes.shape[1], device=nodes.device) < width
-    return Choice(
-        nodes * inside, scores.masked_fill(~inside, -torch.inf), width, outlook.coverage.gather(1, best)
-    )
+    return Choice(nodes * inside, scores.masked_fill(~inside, -torch.inf), width, outlook.coverage.gather(1, best))

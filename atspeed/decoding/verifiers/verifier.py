@@ -16,6 +16,8 @@ class Verifier(ABC):
 
     Attributes:
         name: what reports call it.
+        tolerance: share of a level's probability that may go unscored for the level to be accepted; 0: all K beams must
+            be scored; None: prefixes are drawn.
     """
 
     name: str
