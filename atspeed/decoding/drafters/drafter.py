@@ -36,8 +36,8 @@ class Drafter(ABC):
 
     Attributes:
         needs_draft: whether it proposes with a draft model.
-        needs_cost: whether it goes by what calls of both models cost and by the draft's calibration. Who makes a decoder
-            keeps them on the models (:func:`keep_cost`, :func:`keep_calibration`); otherwise costs are measured.
+        needs_cost: whether it goes by what calls of both models cost and by the draft's calibration, which who makes a
+            decoder keeps on the models (:func:`keep_cost`, :func:`keep_calibration`); otherwise costs are measured.
     """
 
     needs_draft: bool = False

@@ -69,7 +69,8 @@ def test_coverage_counts_requests_whose_beams_are_among_the_drafts_best(
                 covered[index] += len(found) == NUM_BEAMS
                 num_found[index] += len(found)
     entry = calibration.find(NUM_BEAMS, depth, level)
-    assert entry is not None and entry.requests == len(PROMPTS)
+    assert entry is not None
+    assert entry.requests == len(PROMPTS)
     assert entry.coverage == pytest.approx((covered / len(PROMPTS)).tolist())
     assert entry.num_found == pytest.approx((num_found / len(PROMPTS)).tolist())
     assert entry.coverage[0] < entry.coverage[-1] == 1
@@ -87,9 +88,11 @@ def test_beams_of_a_narrower_search_come_from_a_wider_one() -> None:
         wide, narrow = (beams_by_depth(scorer(TARGET), width) for width in (NUM_BEAMS, 2))
     found = narrower_beams(wide, TRIE, 2)
     known = [beams.mask.any(1) for beams in found]
-    assert known[1].all() and known[2].sum() >= len(PROMPTS) / 2
+    assert known[1].all()
+    assert known[2].sum() >= len(PROMPTS) / 2
     for ours, theirs, rows in zip(found, narrow, known, strict=True):
-        assert ours.nodes[rows].equal(theirs.nodes[rows]) and ours.scores[rows].equal(theirs.scores[rows])
+        assert ours.nodes[rows].equal(theirs.nodes[rows])
+        assert ours.scores[rows].equal(theirs.scores[rows])
 
 
 def test_a_request_whose_narrower_beams_are_lost_does_not_count() -> None:
@@ -98,7 +101,8 @@ def test_a_request_whose_narrower_beams_are_lost_does_not_count() -> None:
     first = TRIE.parent[beams[2].nodes] == beams[1].nodes[:, :1]
     lost = ~first.any(1)  # no child of the best first code is among the two best prefixes
     assert narrower_beams(beams, TRIE, 1)[2].mask.any(1).equal(~lost)
-    assert lost.any() and not lost.all()
+    assert lost.any()
+    assert not lost.all()
 
 
 def test_json_keeps_a_calibration(calibration: Calibration) -> None:

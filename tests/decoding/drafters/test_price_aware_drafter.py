@@ -62,13 +62,15 @@ def test_dearer_calls_buy_more_tokens_and_fewer_calls() -> None:
 def test_a_narrow_level_is_taken_complete_without_a_draft_call() -> None:
     decoded = decode(Priced(20, None), rows=slice(1))
     assert int(decoded.draft_calls) == 0
-    assert int(decoded.target_calls) < 3 and decoded.accepted[0].tolist()[0] == 1
+    assert int(decoded.target_calls) < 3
+    assert decoded.accepted[0].tolist()[0] == 1
 
 
 def test_an_uncalibrated_draft_is_not_asked_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         decoded = decode(PriceAwareDrafter(), rows=slice(1))
-    assert "no calibration" in caplog.text and "atspeed tune" in caplog.text
+    assert "no calibration" in caplog.text
+    assert "atspeed tune" in caplog.text
     assert int(decoded.draft_calls) == 0
 
 
@@ -131,7 +133,8 @@ def test_the_width_maximises_the_gain_over_all_widths() -> None:
         saved = coverage * (seconds(3) + below) + (1 - coverage) * (seconds(3) - seconds(missing))
         gains.append(saved - (seconds(16 + n) - seconds(16)))
     best = max(range(len(gains)), key=lambda n: gains[n])
-    assert 3 < best < 10 and int(choice.width) == best
+    assert 3 < best < 10
+    assert int(choice.width) == best
     assert choice.nodes.tolist() == [list(range(1, best + 1))]
     assert float(choice.coverage) == pytest.approx(float((sum(odds[:best]) / sum(odds)) ** 3), rel=1e-4)
 
