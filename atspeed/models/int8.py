@@ -123,6 +123,13 @@ def quantise_linears(model: PreTrainedModel) -> None:
         raise ValueError(f"int8.base is a {model.config.model_type!r} model, whose layers are no torch.nn.Linear")
 
 
+def dtype_name(model: PreTrainedModel) -> str:
+    """Return the dtype of a model's linear layers as text, ``float32`` for example."""
+    if any(type(module) is Int8Linear for module in model.modules()):
+        return "int8"
+    return str(model.dtype).removeprefix("torch.")
+
+
 def has_int8_products() -> bool:
     """Return whether this torch and this processor multiply int8 fast and without overflow."""
     operators = torch.ops.onednn

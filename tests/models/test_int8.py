@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from atspeed.catalog import Vocabulary
 from atspeed.decoding import ItemTrie, SpeculativeDecoder, TrieDrafter
-from atspeed.models import Int8, LoRA, ModelSource, NewModel, int8, is_packed, pack_linears
+from atspeed.models import Int8, LoRA, ModelSource, NewModel, dtype_name, int8, is_packed, pack_linears
 from atspeed.models.int8 import Int8Linear, has_int8_products
 from tests.decoding.tiny import random_prompts, random_sids
 
@@ -67,6 +67,7 @@ def test_an_int8_model_is_close_to_its_base(tmp_path: Path, base: str) -> None:
     linears = {name for name, module in exact.named_modules() if type(module) is nn.Linear}
     assert {name for name, module in model.named_modules() if type(module) is Int8Linear} == linears - {"lm_head"}
     assert model.num_parameters() == exact.num_parameters()
+    assert (dtype_name(model), dtype_name(exact)) == ("int8", "float32")
     assert model.dtype == model.get_output_embeddings().weight.dtype == torch.bfloat16
     assert model.model.rotary_emb.inv_freq.equal(exact.model.rotary_emb.inv_freq)
     expected = exact(TOKENS).logits
