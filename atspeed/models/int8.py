@@ -24,9 +24,9 @@ LARGEST = 127
 class Int8(ModelSource):
     """Another source's model with its linear layers in int8 and all else in bfloat16, for inference on a CPU.
 
-    Half of the memory of bfloat16, and faster products at any number of tokens where the processor multiplies int8
-    (AVX-512 VNNI, AMX); otherwise the model is in bfloat16, with a log line. Answers are those of another, slightly
-    worse rounding than bfloat16's (figures: docs/notes.md). The output embeddings are not quantised.
+    Half of the memory of bfloat16, and with AMX faster products at any number of tokens (figures, also of the answers:
+    docs/notes.md). A processor that does not multiply int8 gets a model in bfloat16, with a log line. Not only weights,
+    but also the inputs of each layer are rounded to int8; the output embeddings are not.
 
     Args:
         base: source of the model.
