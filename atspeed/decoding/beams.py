@@ -50,9 +50,14 @@ class Beams(NamedTuple):
         return self.scores > -torch.inf
 
     @property
+    def is_unfinished(self) -> Tensor:
+        """True where there is any prefix, ``[B]``."""
+        return self.scores[:, 0] > -torch.inf
+
+    @property
     def is_open(self) -> Tensor:
         """True where a prefix may still become one of the K best semantic IDs, ``[B]``."""
-        return self.scores.amax(1) > self.leaf_scores.amin(1)
+        return self.scores[:, 0] > self.leaf_scores[:, -1]
 
     def keep(self, rows: Tensor) -> "Beams":
         """Return the beams of some requests."""
@@ -91,10 +96,11 @@ def select_top(nodes: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tenso
     if missing > 0:
         nodes = torch.nn.functional.pad(nodes, (0, missing), value=ROOT)
         scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
-    keys = scores.clamp(max=0).abs().view(torch.int32).long() << 32
-    keys += nodes.masked_fill(scores == -torch.inf, ROOT)
-    keys = keys.topk(width, dim=1, largest=False).values
-    return keys & 0xFFFFFFFF, (keys >> 32).int().view(torch.float32).neg()
+    scores = scores.clamp(max=0)
+    nodes = nodes.masked_fill(scores == -torch.inf, ROOT)
+    keys = nodes.add(scores.abs().view(torch.int32), alpha=1 << 32)
+    best = keys.topk(width, dim=1, largest=False).indices
+    return nodes.gather(1, best), scores.gather(1, best)
 
 
 def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -> Beams:
@@ -129,7 +135,6 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
 
 def next_beams(scorer: PrefixScorer, beams: Beams) -> Beams:
     """Return the beams one code further, all of whose prefixes the scorer has scored."""
-    children, log_probs = scorer.children(beams.nodes)  # [B, K, C]
-    scores = beams.scores[..., None] + log_probs
-    candidates = select_top(children.flatten(1), scores.flatten(1), 2 * beams.width)  # up to K of the best may end
+    num_wanted = beams.width if scorer.trie.has_one_length else 2 * beams.width  # up to K of the best may end
+    candidates = select_top(*scorer.candidates(beams.nodes, beams.scores), num_wanted)
     return advance_beams(beams, scorer.trie, *candidates)

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from atspeed.decoding.cost.cost_model import CallShape
-from atspeed.decoding.forward import Normalize, WantedChildren, child_log_probs
+from atspeed.decoding.forward import CallableModel, Normalize, WantedChildren, child_log_probs
 from atspeed.decoding.indexing import index_of, mark_members
 from atspeed.decoding.trie import ROOT, ItemTrie, Spans
 
@@ -41,6 +41,7 @@ class ScoredPrefixes:
         self.nodes = torch.empty(batch_size, 0, dtype=torch.long, device=device)
         self._first_child = self.nodes  # [B, S], int64
         self._child_log_probs = torch.full((batch_size, 1), -torch.inf, device=device)  # [B, E], float32
+        self._latest_nodes: Tensor | None = None
 
     @classmethod
     def from_child_log_probs(cls, trie: ItemTrie, nodes: Tensor, valid: Tensor, log_probs: Tensor) -> Self:
@@ -79,13 +80,29 @@ class ScoredPrefixes:
             minus infinity where there is no child, for a child that the request does not allow, and for all children
             of a node that has not been scored. C is the largest number of children.
         """
-        count = self.trie.num_children[nodes][..., None]
+        count = self.trie.num_children.take(nodes)[..., None]
         offset = torch.arange(int(count.max()) if count.numel() else 0, device=nodes.device)
         exists = offset < count  # [B, K, C]
         slot, scored = index_of(nodes, self.nodes)
         index = (self._first_child.gather(1, slot)[..., None] + offset) * (exists & scored[..., None])
-        children = (self.trie.first_child[nodes][..., None] + offset) * exists
+        children = (self.trie.first_child.take(nodes)[..., None] + offset) * exists
         return children, self._child_log_probs.gather(1, index.flatten(1)).view(index.shape)
+
+    def candidates(self, nodes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the children of nodes in one list, and their scores: their parent's plus their own log-probability.
+
+        Args:
+            nodes: ``[B, K]``, int64.
+            scores: theirs, ``[B, K]``, float32.
+
+        Returns:
+            children, ``[B, W]``, int64, and scores, float32, minus infinity for what :meth:`children` says.
+        """
+        if nodes is self._latest_nodes:
+            spans, log_probs = self._latest
+            return spans.values, scores.gather(1, spans.source) + log_probs
+        children, log_probs = self.children(nodes)
+        return children.flatten(1), (scores[..., None] + log_probs).flatten(1)
 
     def log_probs(self, nodes: Tensor) -> Tensor:
         """Return the log-probability of each node given its parent: ``[B, K]``, float32; the root's is 0.
@@ -172,7 +189,7 @@ class PrefixScorer(ScoredPrefixes):
     ) -> None:
         check_window(model, prompts.shape[1] + trie.num_levels)
         super().__init__(trie, len(prompts))
-        self.model = model
+        self.model = CallableModel.of(model)
         self.prompts = prompts
         self.prompt_mask = prompt_mask
         self.normalize = normalize
@@ -188,7 +205,7 @@ class PrefixScorer(ScoredPrefixes):
         """Whether the prompt has gone through the model."""
         return self.nodes.shape[1] > 0
 
-    def score(self, nodes: Tensor, always: bool = False) -> None:
+    def score(self, nodes: Tensor, always: bool = False, distinct: bool = False) -> None:
         """Score the children of nodes, and of the root, in at most one forward pass.
 
         Args:
@@ -197,8 +214,11 @@ class PrefixScorer(ScoredPrefixes):
                 (it would not see its complete prefix).
             always: make the forward pass also if nothing is left to score: under a strategy that gathers a model's
                 shards at each pass, all processes must make the same number of them.
+            distinct: the nodes of a request are known to differ, and to be allowed inner nodes, as beams are. Unless
+                one of them is scored or padding, they are taken as they are.
         """
-        nodes = self._unscored(nodes)
+        asked = nodes
+        nodes = self._unscored(nodes, distinct)
         if self._has_prompt and nodes.shape[1] == 0:
             if not always:
                 return
@@ -210,11 +230,13 @@ class PrefixScorer(ScoredPrefixes):
         legal = spans.mask
         if self.allowed is not None:
             legal = legal & self.allowed.gather(1, spans.values)
-        wanted = WantedChildren(spans.source, self.trie.token[spans.values], legal)
+        wanted = WantedChildren(spans.source, self.trie.token.take(spans.values), legal)
         log_probs = child_log_probs(
             self.model, self.cache, *call[:3], wanted, num_parents=call.nodes.shape[1], normalize=self.normalize
         )
         self._append(call.nodes, call.valid, spans, log_probs)
+        self._latest_nodes = asked if call.nodes is asked else None
+        self._latest = spans, log_probs
         self.calls += call.valid.any(1)
         batch_size, num_tokens = call.tokens.shape
         self.shapes.append(CallShape(num_tokens, batch_size, call.mask.shape[2] - num_tokens))
@@ -229,11 +251,14 @@ class PrefixScorer(ScoredPrefixes):
         if self.allowed is not None:
             self.allowed = self.allowed[rows]
 
-    def _unscored(self, nodes: Tensor) -> Tensor:
+    def _unscored(self, nodes: Tensor, distinct: bool) -> Tensor:
         """Return what is left to score, each node once, root-padded at the end; ``[B, T]`` → ``[B, T' ≤ T]``."""
         if nodes.shape[1] == 0:
             return nodes
-        useless = self.is_scored(nodes) | self.trie.is_leaf(nodes)
+        scored = self.is_scored(nodes)
+        if distinct and self._has_prompt and not scored.any():
+            return nodes
+        useless = scored | self.trie.is_leaf(nodes)
         if self.allowed is not None:
             useless = useless | ~self.allowed.gather(1, nodes)
         nodes = nodes.masked_fill(useless, ROOT).sort(1).values
@@ -250,7 +275,7 @@ class PrefixScorer(ScoredPrefixes):
         prompt_mask = self.prompt_mask[:, None].expand(-1, nodes.shape[1], -1)  # [B, T, P]
         sees_its_prefix = tree_mask.sum(2, dtype=torch.int16) == depth  # itself and every ancestor
         return _Call(
-            tokens=self.trie.token[nodes],
+            tokens=self.trie.token.take(nodes),
             positions=self._prompt_length + depth - 1,
             mask=torch.cat([prompt_mask, tree_mask], dim=2),
             nodes=nodes,

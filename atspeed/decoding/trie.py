@@ -155,13 +155,13 @@ class ItemTrie:
 
     def is_leaf(self, nodes: Tensor) -> Tensor:
         """Return which nodes are complete semantic IDs, the same shape, bool."""
-        return self.num_children[nodes] == 0
+        return self.num_children.take(nodes) == 0
 
     def path(self, nodes: Tensor) -> Tensor:
         """Return each node and its ancestors below the root, nearest first, root-padded: ``[…] → […, L]``."""
         path = [nodes]
         for _ in range(self.num_levels - 1):
-            path.append(self.parent[path[-1]])
+            path.append(self.parent.take(path[-1]))
         return torch.stack(path, dim=-1)
 
     def codes(self, nodes: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class ItemTrie:
             valid: False where a node is padding, ``[B, K]``, bool.
             limit: the lists are cut after so many.
         """
-        return concatenate_spans(self.first_child[nodes], self.num_children[nodes] * valid, limit)
+        return concatenate_spans(self.first_child.take(nodes), self.num_children.take(nodes) * valid, limit)
 
     def concatenated_items(self, leaves: Tensor, limit: int, item_mask: Tensor | None = None) -> Tensor:
         """Return the items of all leaves of a row in one list: all items of a shared semantic ID, side by side.

@@ -25,6 +25,8 @@ class StrictTopK(Verifier):
         generator: torch.Generator | None,
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
-        while (ready := is_ready(beams, target)).any():
+        ready = beams.is_unfinished  # whose beams the target has scored
+        while ready.any():
             beams = next_beams(target, beams).where(ready, beams)
+            ready = is_ready(beams, target)
         return beams
