@@ -104,7 +104,7 @@ def select_top(nodes: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tenso
 
 
 def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -> Beams:
-    """Return the beams one code further, given candidates for it, best first, K or more.
+    """Return the beams one code further, given candidates for it, best first.
 
     As in ``transformers.generate``, what ends among the first K candidates is a result, and the K best others are the
     new prefixes.
@@ -112,12 +112,12 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
     Args:
         beams: the beams so far.
         trie: the catalog.
-        nodes: candidates, ``[B, W]``, int64.
+        nodes: candidates, ``[B, W]``, int64; as many as beams if semantic IDs have one length, else K or more.
         scores: theirs, ``[B, W]``, float32.
     """
     width = beams.width
     if trie.has_one_length:  # all candidates of a request end or none does, so nothing is to be merged
-        extended = beams._replace(nodes=nodes[:, :width], scores=scores[:, :width], depth=beams.depth + 1)
+        extended = beams._replace(nodes=nodes, scores=scores, depth=beams.depth + 1)
         if not (ends := extended.depth == trie.num_levels).any():
             return extended
         root, nothing = torch.full_like(extended.nodes, ROOT), torch.full_like(extended.scores, -torch.inf)

@@ -108,7 +108,7 @@ def child_log_probs(
     if normalize == "allowed":
         total = _logsumexp_by(wanted.parent, log_probs.masked_fill(~wanted.legal, -torch.inf), num_parents)
         log_probs = (log_probs - total.gather(1, wanted.parent)).clamp(max=0)  # rounding may lift a certain child above
-    return log_probs.masked_fill(~wanted.legal, -torch.inf)
+    return torch.where(wanted.legal, log_probs, -torch.inf)
 
 
 def _gather_in_chunks(

@@ -64,7 +64,7 @@ class Decoded:
 
     def update(self, rows: Tensor, other: "Decoded") -> None:
         """Replace the answers to the requests at ``rows`` (int64) by others, in place."""
-        for name in (field.name for field in fields(self)):
+        for name in (each.name for each in fields(self)):
             if isinstance(values := getattr(self, name), Tensor):
                 values[rows] = getattr(other, name)
 
@@ -115,21 +115,20 @@ def search(
     select = verifier.selection(generator)
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
     accepted = drafted = rows.new_zeros(batch_size, trie.num_levels - 1)
-    beams, proposed = Beams.at_root(batch_size, num_beams, device), False
+    beams = Beams.at_root(batch_size, num_beams, device)
     for _ in range(trie.num_levels):  # each round advances every request by one level or more
         proposal = drafter.propose(beams, target, draft, select)
         if proposal.nodes.shape[1]:
-            proposed = True
             target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
         else:
-            target.score(beams.nodes, distinct=True)
+            target.score_beams(beams.nodes)
         depth_before = beams.depth
         beams = verifier.advance(beams, target, draft, proposal, generator)
-        if proposed:
+        if not target.only_beams:
             now_accepted, now_drafted = _count_levels(trie, depth_before, beams.depth, proposal.nodes)
             accepted, drafted = accepted + now_accepted, drafted + now_drafted
         active = beams.is_open.nonzero()[:, 0]
-        if len(active) == len(rows):
+        if active.shape == rows.shape:
             continue
         answers = Decoded(
             leaves=beams.leaves,
@@ -142,11 +141,11 @@ def search(
             target_shapes=target.shapes,
             draft_shapes=[] if draft is None else draft.shapes,
         )
-        if len(rows) == batch_size:
+        if rows.shape[0] == batch_size:
             result = answers
         else:
             result.update(rows, answers)
-        if len(active) == 0:
+        if active.shape[0] == 0:
             return result
         if drop_finished:
             rows, accepted, drafted, beams = rows[active], accepted[active], drafted[active], beams.keep(active)

@@ -26,7 +26,7 @@ class StrictTopK(Verifier):
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
         ready = beams.is_unfinished  # whose beams the target has scored
-        while ready.any():
+        while True:
             beams = next_beams(target, beams).where(ready, beams)
-            ready = is_ready(beams, target)
-        return beams
+            if target.only_beams or not (ready := is_ready(beams, target)).any():
+                return beams
