@@ -50,11 +50,6 @@ class Beams(NamedTuple):
         return self.scores > -torch.inf
 
     @property
-    def is_unfinished(self) -> Tensor:
-        """True where there is any prefix, ``[B]``."""
-        return self.scores[:, 0] > -torch.inf
-
-    @property
     def is_open(self) -> Tensor:
         """True where a prefix may still become one of the K best semantic IDs, ``[B]``."""
         return self.scores[:, 0] > self.leaf_scores[:, -1]

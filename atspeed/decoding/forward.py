@@ -38,32 +38,8 @@ class WantedChildren(NamedTuple):
     legal: Tensor
 
 
-class CallableModel(NamedTuple):
-    """What calls need of a model, looked up once for many of them: looking it up takes as long as 30 tensor operations.
-
-    Attributes:
-        model: the model.
-        base: what computes its last hidden state.
-        head: its output embedding.
-        dtype: of its weights.
-        vocab_size: V where the probe found that base and head, called one after the other, give its logits; else 0.
-    """
-
-    model: nn.Module
-    base: nn.Module
-    head: nn.Module
-    dtype: torch.dtype
-    vocab_size: int
-
-    @classmethod
-    def of(cls, model: PreTrainedModel) -> "CallableModel":
-        """Look up what calls need of a model."""
-        parts = model.base_model, model.get_output_embeddings(), model.dtype
-        return cls(model, *parts, vocab_size=getattr(model, HEAD_APART, 0))
-
-
 def child_log_probs(
-    model: CallableModel,
+    model: PreTrainedModel,
     cache: Cache,
     tokens: Tensor,
     positions: Tensor,
@@ -71,6 +47,7 @@ def child_log_probs(
     wanted: WantedChildren,
     num_parents: int,
     normalize: Normalize,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Run a model once over new tokens, and return the log-probabilities of the wanted children.
 
@@ -87,23 +64,21 @@ def child_log_probs(
         num_parents: ``T``, at most ``Q``.
         normalize: ``vocabulary``: log-softmax over all tokens, as ``transformers.generate`` ranks; ``allowed``: over a
             parent's legal children.
+        dtype: the model's, if at hand: a model finds its own in the time of ten tensor operations.
 
     Returns:
         ``[B, W]``, float32, at most 0; minus infinity for children that are not legal.
     """
-    bias = torch.where(mask, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
+    dtype = dtype or model.dtype
+    bias = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
     inputs = {"position_ids": positions, "attention_mask": bias[:, None], "past_key_values": cache, "use_cache": True}
-    logits_per_position = tokens.shape[0] * model.vocab_size
-    if logits_per_position:  # without the model's own code around them, which takes as long as 20 tensor operations
-        hidden = model.base(input_ids=tokens, **inputs).last_hidden_state[:, -num_parents:]
+    logits_per_position = tokens.shape[0] * getattr(model, HEAD_APART, 0)
     if num_parents * logits_per_position > MAX_LOGITS:
+        hidden = model.base_model(input_ids=tokens, **inputs).last_hidden_state[:, -num_parents:]
         chunks = hidden.split(max(1, MAX_LOGITS // logits_per_position), dim=1)  # [B, t, width of the model] each
-        log_probs = _gather_in_chunks(chunks, model.head, wanted, normalize)
+        log_probs = _gather_in_chunks(chunks, model.get_output_embeddings(), wanted, normalize)
     else:
-        if logits_per_position:
-            logits = model.head(hidden)
-        else:
-            logits = model.model(input_ids=tokens, **inputs, logits_to_keep=num_parents).logits
+        logits = model(input_ids=tokens, **inputs, logits_to_keep=num_parents).logits
         log_probs = _gather(logits, wanted.parent, wanted.token, normalize)
     if normalize == "allowed":
         total = _logsumexp_by(wanted.parent, log_probs.masked_fill(~wanted.legal, -torch.inf), num_parents)

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from atspeed.decoding.cost.cost_model import CallShape
-from atspeed.decoding.forward import CallableModel, Normalize, WantedChildren, child_log_probs
+from atspeed.decoding.forward import Normalize, WantedChildren, child_log_probs
 from atspeed.decoding.indexing import mark_members
 from atspeed.decoding.scored_prefixes import UNUSED, ScoredPrefixes
 from atspeed.decoding.trie import ROOT, ItemTrie
@@ -80,7 +80,7 @@ class PrefixScorer(ScoredPrefixes):
     ) -> None:
         check_window(model, prompts.shape[1] + trie.num_levels)
         super().__init__(trie, len(prompts))
-        self.model = CallableModel.of(model)
+        self.model = model
         self.prompts = prompts
         self.prompt_mask = prompt_mask
         self.normalize = normalize
@@ -91,6 +91,7 @@ class PrefixScorer(ScoredPrefixes):
         self.shapes: list[CallShape] = []
         self.only_beams = True
         self._prompt_length = prompt_mask.sum(1, keepdim=True)
+        self._dtype = model.dtype
 
     @property
     def _has_prompt(self) -> bool:
@@ -142,9 +143,8 @@ class PrefixScorer(ScoredPrefixes):
         if self.allowed is not None:
             legal = legal & self.allowed.gather(1, spans.values)
         wanted = WantedChildren(spans.source, self.trie.token.take(spans.values), legal)
-        log_probs = child_log_probs(
-            self.model, self.cache, *call[:3], wanted, num_parents=call.nodes.shape[1], normalize=self.normalize
-        )
+        num_parents = call.nodes.shape[1]
+        log_probs = child_log_probs(self.model, self.cache, *call[:3], wanted, num_parents, self.normalize, self._dtype)
         self._append(call.nodes, call.valid, spans, log_probs)
         self.calls += 1 if call.valid is None else call.valid.any(1)
         batch_size, num_tokens = call.tokens.shape
@@ -175,7 +175,7 @@ class PrefixScorer(ScoredPrefixes):
     def _tree_call(self, nodes: Tensor) -> _Call:
         """Return the inputs for new nodes ``[B, T]``, each of which sees the prompt, its ancestors and itself."""
         is_node, depth = nodes != ROOT, self.trie.depth(nodes)
-        tree_mask = self._tree_mask(nodes, torch.where(is_node, nodes, UNUSED))
+        tree_mask = self._tree_mask(self.trie.path(nodes), torch.where(is_node, nodes, UNUSED))
         sees_its_prefix = tree_mask.sum(2, dtype=torch.int16) == depth  # itself and every ancestor
         return _Call(
             tokens=self.trie.token.take(nodes),
@@ -187,23 +187,24 @@ class PrefixScorer(ScoredPrefixes):
 
     def _beams_call(self, nodes: Tensor) -> _Call:
         """Return what :meth:`_tree_call` does, for beams ``[B, K]`` one level below those of the last call."""
+        depth = len(self.shapes)  # a call is a level
         return _Call(
             tokens=self.trie.token.take(nodes),
-            positions=(self._prompt_length + (len(self.shapes) - 1)).expand(-1, nodes.shape[1]),  # a call is a level
-            mask=self._after_prompt_mask(self._tree_mask(nodes, nodes)),
+            positions=(self._prompt_length + (depth - 1)).expand(-1, nodes.shape[1]),
+            mask=self._after_prompt_mask(self._tree_mask(self.trie.path(nodes, depth), nodes)),
             nodes=nodes,
             valid=None,
         )
 
-    def _tree_mask(self, nodes: Tensor, slots: Tensor) -> Tensor:
+    def _tree_mask(self, paths: Tensor, slots: Tensor) -> Tensor:
         """Return which slots but the prompt's are a node itself or its ancestors, ``[B, T, S - 1 + T]``, bool.
 
         Args:
-            nodes: new nodes, ``[B, T]``, int64.
+            paths: new nodes and their ancestors, ``[B, T, L]``, int64.
             slots: what their slots will hold, ``[B, T]``, int64.
         """
         # the root's slot has no key and value of its own: its children follow the prompt's last token
-        return mark_members(self.trie.path(nodes), torch.cat([self.nodes[:, 1:], slots], dim=1))
+        return mark_members(paths, torch.cat([self.nodes[:, 1:], slots], dim=1))
 
     def _after_prompt_mask(self, tree_mask: Tensor) -> Tensor:
         """Let nodes see the prompt, ``[B, T, S - 1 + T]`` → ``[B, T, P + S - 1 + T]``."""
@@ -234,7 +235,7 @@ class PrefixScorer(ScoredPrefixes):
             positions=torch.cat([prompt.positions, call.positions], dim=1),
             mask=torch.cat([pad(prompt.mask, (0, num_nodes)), call.mask], dim=1),
             nodes=torch.cat([prompt.nodes, call.nodes], dim=1),
-            valid=pad(call.valid, (1, 0), value=True),
+            valid=None if call.valid is None else pad(call.valid, (1, 0), value=True),
         )
 
 

@@ -1,8 +1,9 @@
 """The speculative loop: draft, one target call, verify."""
 
 import logging
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,11 +63,10 @@ class Decoded:
         """Levels that were proposed, ``[B]``."""
         return self.drafted.sum(1)
 
-    def update(self, rows: Tensor, other: "Decoded") -> None:
-        """Replace the answers to the requests at ``rows`` (int64) by others, in place."""
-        for name in (each.name for each in fields(self)):
-            if isinstance(values := getattr(self, name), Tensor):
-                values[rows] = getattr(other, name)
+    def updated(self, rows: Tensor, other: "Decoded") -> "Decoded":
+        """Return these answers, with others to the requests at ``rows`` (int64)."""
+        parts: dict[str, Any] = {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
+        return replace(self, **{name: part.index_put((rows,), getattr(other, name)) for name, part in parts.items()})
 
 
 def search(
@@ -115,7 +115,7 @@ def search(
     select = verifier.selection(generator)
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
     accepted = drafted = rows.new_zeros(batch_size, trie.num_levels - 1)
-    beams = Beams.at_root(batch_size, num_beams, device)
+    beams, result = Beams.at_root(batch_size, num_beams, device), None
     for _ in range(trie.num_levels):  # each round advances every request by one level or more
         proposal = drafter.propose(beams, target, draft, select)
         if proposal.nodes.shape[1]:
@@ -141,10 +141,7 @@ def search(
             target_shapes=target.shapes,
             draft_shapes=[] if draft is None else draft.shapes,
         )
-        if rows.shape[0] == batch_size:
-            result = answers
-        else:
-            result.update(rows, answers)
+        result = result.updated(rows, answers) if result else answers
         if active.shape[0] == 0:
             return result
         if drop_finished:

@@ -157,10 +157,15 @@ class ItemTrie:
         """Return which nodes are complete semantic IDs, the same shape, bool."""
         return self.num_children.take(nodes) == 0
 
-    def path(self, nodes: Tensor) -> Tensor:
-        """Return each node and its ancestors below the root, nearest first, root-padded: ``[…] → […, L]``."""
+    def path(self, nodes: Tensor, depth: int | None = None) -> Tensor:
+        """Return each node and its ancestors below the root, nearest first, root-padded: ``[…] → […, L]``.
+
+        Args:
+            nodes: of any shape, int64.
+            depth: that of the deepest node, if known to be less than L; the result is ``[…, depth]``.
+        """
         path = [nodes]
-        for _ in range(self.num_levels - 1):
+        for _ in range((depth or self.num_levels) - 1):
             path.append(self.parent.take(path[-1]))
         return torch.stack(path, dim=-1)
 

@@ -8,7 +8,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from atspeed.decoding.cost.cost_model import CallShape, CostModel
-from atspeed.decoding.forward import CallableModel, WantedChildren, child_log_probs
+from atspeed.decoding.forward import WantedChildren, child_log_probs
 
 CONTEXT = 64
 LONG_CONTEXT = 512
@@ -75,7 +75,6 @@ class TimedCalls:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self._callable = CallableModel.of(model)
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONG_CONTEXT
         self._last_position = longest - 1
         self._filled: dict[int, DynamicCache] = {}
@@ -106,6 +105,6 @@ class TimedCalls:
         parents = torch.arange(count, device=model.device).expand(batch_size, -1)
         wanted = WantedChildren(parents, tokens, torch.ones_like(tokens, dtype=torch.bool))
         start = time.perf_counter()
-        log_probs = child_log_probs(self._callable, cache, tokens, positions, mask, wanted, count, "vocabulary")
+        log_probs = child_log_probs(model, cache, tokens, positions, mask, wanted, count, "vocabulary")
         log_probs[0, -1].item()  # waits for the device
         return time.perf_counter() - start

@@ -25,7 +25,7 @@ class StrictTopK(Verifier):
         generator: torch.Generator | None,
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
-        ready = beams.is_unfinished  # whose beams the target has scored
+        ready = beams.is_open  # the call has scored their prefixes
         while True:
             beams = next_beams(target, beams).where(ready, beams)
             if target.only_beams or not (ready := is_ready(beams, target)).any():

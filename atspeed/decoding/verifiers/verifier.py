@@ -49,4 +49,4 @@ class Verifier(ABC):
 
 def is_ready(beams: Beams, target: PrefixScorer) -> Tensor:
     """Return which requests can advance by a level: there are prefixes, all of them scored; ``[B]``, bool."""
-    return beams.is_unfinished & target.is_scored(beams.nodes).all(1)  # the root, which pads them, is scored
+    return beams.mask.any(1) & target.is_scored(beams.nodes).all(1)  # the root, which pads them, is scored
