@@ -38,8 +38,8 @@ class ScoredPrefixes:
         self.nodes = torch.empty(batch_size, 0, dtype=torch.long, device=device)
         self._first_child = self.nodes  # [B, S], int64
         self._child_log_probs = torch.full((batch_size, 1), -torch.inf, device=device)  # [B, E], float32
-        self._latest: tuple[Tensor, Spans, Tensor] | None = None  # what was appended last
-        self._unwritten: list[tuple[Tensor, Tensor]] = []
+        self._unwritten: list[tuple[Tensor, Tensor]] = []  # what has been appended to them since they were last read
+        self._latest: tuple[Tensor, Spans, Tensor] | None = None  # what was appended last, if all of it is valid
 
     @classmethod
     def from_child_log_probs(cls, trie: ItemTrie, nodes: Tensor, valid: Tensor, log_probs: Tensor) -> Self:
@@ -63,13 +63,13 @@ class ScoredPrefixes:
 
     def _append(self, nodes: Tensor, valid: Tensor | None, spans: Spans, log_probs: Tensor) -> None:
         """Append slots for ``nodes`` ``[B, T]`` and their children's log-probabilities ``[B, W]``."""
-        self._latest = nodes, spans, log_probs
+        self._latest = (nodes, spans, log_probs) if valid is None else None
         self._unwritten.append((spans.start, log_probs))
         slots = nodes if valid is None else torch.where(valid, nodes, UNUSED)
         self.nodes = torch.cat([self.nodes, slots], dim=1)
 
     def _write(self) -> None:
-        """Write what was appended into the list of log-probabilities: plain beam search never reads it."""
+        """Bring the list of log-probabilities up to date, which plain beam search never reads."""
         for start, log_probs in self._unwritten:
             self._first_child = torch.cat([self._first_child, self._child_log_probs.shape[1] + start], dim=1)
             self._child_log_probs = torch.cat([self._child_log_probs, log_probs], dim=1)
