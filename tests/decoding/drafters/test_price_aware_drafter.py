@@ -54,7 +54,7 @@ def test_dearer_calls_buy_more_tokens_and_fewer_calls() -> None:
     runs = [decode(Priced(price, calibration), rows=slice(1)) for price in (0.1, 20, 1000)]
     plain = decode(NoDrafter(), rows=slice(1))
     tokens, calls = [tokens_of(run) for run in runs], [int(run.target_calls) for run in runs]
-    assert tokens[0] == tokens_of(plain) and calls[0] == 3, "where calls cost nothing, nothing is proposed"
+    assert (tokens[0], calls[0]) == (tokens_of(plain), 3), "where calls cost nothing, nothing is proposed"
     assert tokens[0] < tokens[1] < tokens[2]
     assert calls[2] == 1, "where tokens cost nothing, one call is enough"
 
