@@ -13,7 +13,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from atspeed.catalog.vocabulary import Vocabulary
 from atspeed.models.lora import LoRA
-from atspeed.models.sources import ModelSource, cast
+from atspeed.models.sources import Checkpoint, ModelSource, cast
 
 log = logging.getLogger(__name__)
 
