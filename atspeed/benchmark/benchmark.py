@@ -9,9 +9,10 @@ import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
+from atspeed.benchmark.agreement import TIE_TOLERANCES, Answer, answers_of
 from atspeed.benchmark.draft_coverage import measure_coverage
 from atspeed.benchmark.loading import ModelLoader, pick_device
-from atspeed.benchmark.measurement import Answer, ItemsOf, Measurement, answers_of, items_by_codes
+from atspeed.benchmark.measurement import ItemsOf, Measurement, items_by_codes
 from atspeed.benchmark.method import Method
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.prediction import PredictionRow, Predictions, Predictor
@@ -22,7 +23,15 @@ from atspeed.benchmark.rows import BenchmarkEnvironment, BenchmarkResult, Benchm
 from atspeed.benchmark.timing import time_interleaved
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
-from atspeed.decoding import Decoded, ItemTrie, ModelDrafter, NoDrafter, RelaxedSampling, SpeculativeDecoder
+from atspeed.decoding import (
+    BoundedTopK,
+    Decoded,
+    ItemTrie,
+    ModelDrafter,
+    NoDrafter,
+    RelaxedSampling,
+    SpeculativeDecoder,
+)
 from atspeed.decoding.cost import ModelSize
 from atspeed.models import ModelSource, is_packed, pack_linears
 from atspeed.provenance import provenance
@@ -55,8 +64,9 @@ class Benchmark:
     caches that another leaves. The first batches warm up and do not count. Requests are sorted by length, so that a
     batch has little padding.
 
-    At the largest beam width and the first batch size, the points of two curves (over the draft width and over the
-    temperature) are measured too. They use ``ModelDrafter``, and each costs about as much as one more method there.
+    At the largest beam width and the first batch size, the points of three curves (over the draft width, over epsilon
+    and over the temperature) are measured too. They use ``ModelDrafter``, and each costs about as much as one more
+    method there.
 
     Args:
         target: the model whose answer counts.
@@ -64,11 +74,12 @@ class Benchmark:
         draft: the model of the drafters that need one.
         num_beams: the beam widths K.
         batch_sizes: requests decoded together; a latency is per batch. They replace ``data.batch_size``.
-        num_requests: test users, evenly spread over the file; replaces ``data.num_test_users``.
+        num_requests: test users, evenly spread over the file, or ``null``: all; replaces ``data.num_test_users``.
         coverage_beams: the draft widths N of the coverage curve, if there is a draft.
         draft_widths: the draft widths N of the curve of target calls under strict verification, if there is a draft.
-        temperatures: those of the curve of recall against speed under relaxed verification, if there is a draft; leave
-            it empty for semantic IDs of different lengths.
+        epsilons: those of the curve of what bounded verification loses and saves, if there is a draft.
+        temperatures: those of the same curve of relaxed verification, if there is a draft; leave it empty for semantic
+            IDs of different lengths.
         num_warmup: number of batches to warm up with.
         num_threads: CPU threads of torch.
         pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`). ``hf_generate``
@@ -88,9 +99,10 @@ class Benchmark:
         draft: ModelSource | None = None,
         num_beams: tuple[int, ...] = (1, 5, 10, 20),
         batch_sizes: tuple[int, ...] = (1,),
-        num_requests: int = 100,
+        num_requests: int | None = 100,
         coverage_beams: tuple[int, ...] = (20, 40, 80, 160, 320),
         draft_widths: tuple[int, ...] = (20, 40, 80),
+        epsilons: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2),
         temperatures: tuple[float, ...] = (0.25, 0.5, 1.0),
         num_warmup: int = 3,
         num_threads: int = 2,
@@ -116,6 +128,7 @@ class Benchmark:
         self.coverage_beams = coverage_beams
         self.curves = {
             **{f"draft, N = {width}": Method(ModelDrafter(width)) for width in draft_widths},
+            **{f"bounded, ε = {value:g}": Method(ModelDrafter(), BoundedTopK(value)) for value in epsilons},
             **{f"relaxed, T = {value:g}": Method(ModelDrafter(), RelaxedSampling(value)) for value in temperatures},
         }
         self.num_warmup = num_warmup
@@ -177,7 +190,10 @@ class Benchmark:
             target_parameters=target_parameters,
             draft_parameters=draft_parameters,
             pack_weights=self.pack_weights,
+            tie_tolerance=TIE_TOLERANCES[target.dtype],
             hf_generate_packed=is_packed(reference),
+            target_grown=loader.grown_from(self.target_source, target),
+            draft_grown=loader.grown_from(self.draft_source, draft) if self.draft_source and draft else None,
         )
         weights = self.target_source.fingerprint(self.out)
         cost = load_or_measure(self.out / "cost" / "target.json", target, weights)
@@ -212,13 +228,15 @@ class Benchmark:
             **{name: _by_decoder(loaded.decoders[name], num_beams, self.seed) for name in names},
         }
         measured = {
-            name: Measurement(name, methods.get(name), loaded.items_of, num_beams, batch_size) for name in answers_by
+            name: Measurement(
+                name, methods.get(name), loaded.items_of, num_beams, batch_size, loaded.setting.tie_tolerance
+            )
+            for name in answers_by
         }
         title = f"K = {num_beams}, batches of {batch_size}"
         for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):
-            _, (expected, _) = done["hf_generate"]
             for name, (seconds, (answers, decoded)) in done.items():
-                measured[name].add(seconds, answers, expected, decoded, batch.truth.cpu())
+                measured[name].add(seconds, answers, decoded, batch.truth.cpu())
         profiled = slice(None, None, max(1, len(batches) // PROFILED_BATCHES))
         rows, predictions = [], []
         for name, measurement in measured.items():

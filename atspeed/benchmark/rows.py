@@ -47,6 +47,7 @@ class MethodRow:
         draft_beams: draft width N of a ``ModelDrafter``.
         verification: ``strict``, ``bounded``, ``relaxed`` or ``lossless``; None for ``transformers.generate``.
         temperature: of a sampling verifier.
+        epsilon: of ``BoundedTopK``.
         num_beams: beam width K.
         batch_size: requests decoded together.
         requests: requests measured.
@@ -62,10 +63,24 @@ class MethodRow:
         acceptance_by_level: the same for each level but the last.
         identical_to_hf: share of requests with the answer of ``transformers.generate``; None for bounded and sampling
             verifiers.
+        near_ties: how many of the requests with another answer differ by near-ties only
+            (:func:`atspeed.benchmark.agreement.is_near_tie`); None likewise.
         max_score_gap: largest difference of log-probabilities at the same rank; None likewise.
+        overlap_with_hf: share of the semantic IDs of ``transformers.generate`` that the method returns too, in any
+            order; a mean over requests.
+        overlap_with_plain: the same for plain beam search, whose answers are those of strict verification.
+        exact_share: share of an answer that is certainly that of strict verification, a mean over requests; None
+            unless verification is bounded.
+        illegal_rate: share of the semantic IDs returned that the catalog does not have.
+        duplicate_rate: share of the semantic IDs returned that their answer has already.
         recall: Recall@K over all true items, a mean over users.
         recall_error: standard error of that mean; None for one request.
+        recall_difference: mean over users of this method's recall less that of plain beam search.
+        recall_difference_interval: half the width of its 95 % confidence interval; None for one request.
         ndcg: NDCG@K, a mean over users.
+        ndcg_error: its standard error, as ``recall_error``.
+        ndcg_difference: as ``recall_difference``.
+        ndcg_difference_interval: as ``recall_difference_interval``.
         phases_ms: milliseconds per batch of each phase; None for points of a curve and ``transformers.generate``.
         trie_target_calls: for a method with a draft, the fewest target calls of a strict ``TrieDrafter`` method.
     """
@@ -75,6 +90,7 @@ class MethodRow:
     draft_beams: int | None
     verification: str | None
     temperature: float | None
+    epsilon: float | None
     num_beams: int
     batch_size: int
     requests: int
@@ -89,10 +105,21 @@ class MethodRow:
     acceptance_rate: float | None
     acceptance_by_level: tuple[float | None, ...]
     identical_to_hf: float | None
+    near_ties: int | None
     max_score_gap: float | None
+    overlap_with_hf: float
+    overlap_with_plain: float
+    exact_share: float | None
+    illegal_rate: float
+    duplicate_rate: float
     recall: float
     recall_error: float | None
+    recall_difference: float
+    recall_difference_interval: float | None
     ndcg: float
+    ndcg_error: float | None
+    ndcg_difference: float
+    ndcg_difference_interval: float | None
     phases_ms: dict[str, float] | None
     trie_target_calls: float | None
 
@@ -111,13 +138,44 @@ class CoverageRow:
 
 
 @dataclass(frozen=True)
+class GrownFrom:
+    """How a model was made from a small, trained one (:class:`atspeed.models.Grown`), whose function it computes.
+
+    Attributes:
+        base: source of the small model, such as ``Exported(stage='target')``.
+        base_parameters: its parameters.
+        base_shape: its sizes, by their name in the configuration.
+        shape: those that it was grown to.
+    """
+
+    base: str
+    base_parameters: int
+    base_shape: dict[str, int]
+    shape: dict[str, int]
+
+    def __str__(self) -> str:
+        """Return a clause that a sentence on the model can end with."""
+        sizes = ", ".join(
+            f"{name} {self.base_shape[name]} → {size}" if size != self.base_shape[name] else f"{name} {size}"
+            for name, size in self.shape.items()
+        )
+        return (
+            f"grown from {self.base} of {self.base_parameters / 1e6:.1f} M parameters ({sizes}); the function is that "
+            "of the small model"
+        )
+
+
+@dataclass(frozen=True)
 class BenchmarkSetting:
     """What ``benchmark`` measured: run folder, data source, catalog and models.
 
     Attributes:
         pack_weights: the setting: whether the engine was to run on packed weights.
+        tie_tolerance: by how much two scores may differ in a near-tie.
         hf_generate_packed: whether ``hf_generate`` ran on packed weights, which it shares with the engine if the target
             is in bfloat16.
+        target_grown: how the target was made, if it was grown from a smaller one.
+        draft_grown: the same for the draft.
     """
 
     run: str
@@ -127,7 +185,10 @@ class BenchmarkSetting:
     target_parameters: int
     draft_parameters: int | None
     pack_weights: bool
+    tie_tolerance: float
     hf_generate_packed: bool = False
+    target_grown: GrownFrom | None = None
+    draft_grown: GrownFrom | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +199,8 @@ class BenchmarkResult:
         environment: where it ran.
         setting: what was measured.
         rows: by batch size, then beam width, then method.
-        curves: points over the draft width and over the temperature, at the largest beam width and first batch size.
+        curves: points over the draft width, over epsilon and over the temperature, at the largest beam width and first
+            batch size.
         coverage: of the draft; empty without a draft.
         predictions: what the cost of a call says of the strict rows.
     """
@@ -149,6 +211,11 @@ class BenchmarkResult:
     curves: list[MethodRow]
     coverage: list[CoverageRow]
     predictions: Predictions
+
+    @property
+    def claims_equality(self) -> bool:
+        """Whether strict answers must be those of ``transformers.generate``: in float32 on a CPU, not elsewhere."""
+        return self.environment.dtype == "float32" and self.environment.device.startswith("cpu")
 
     @property
     def batch_size(self) -> int:
