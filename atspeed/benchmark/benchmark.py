@@ -9,17 +9,20 @@ import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
-from atspeed.benchmark.agreement import TIE_TOLERANCES, Answer, answers_of
+from atspeed.benchmark.agreement import Answer, answers_of
 from atspeed.benchmark.draft_coverage import measure_coverage
+from atspeed.benchmark.growth_record import grown_from
 from atspeed.benchmark.loading import ModelLoader, pick_device
 from atspeed.benchmark.measurement import ItemsOf, Measurement, items_by_codes
 from atspeed.benchmark.method import Method
+from atspeed.benchmark.method_row import MethodRow
+from atspeed.benchmark.near_ties import count_near_ties, tie_tolerance
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.prediction import PredictionRow, Predictions, Predictor
 from atspeed.benchmark.reference import HFGenerate
 from atspeed.benchmark.report.output import report
 from atspeed.benchmark.report.tables import tables_of
-from atspeed.benchmark.rows import BenchmarkEnvironment, BenchmarkResult, BenchmarkSetting, CoverageRow, MethodRow
+from atspeed.benchmark.rows import BenchmarkEnvironment, BenchmarkResult, BenchmarkSetting, CoverageRow
 from atspeed.benchmark.timing import time_interleaved
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
@@ -190,10 +193,10 @@ class Benchmark:
             target_parameters=target_parameters,
             draft_parameters=draft_parameters,
             pack_weights=self.pack_weights,
-            tie_tolerance=TIE_TOLERANCES[target.dtype],
             hf_generate_packed=is_packed(reference),
-            target_grown=loader.grown_from(self.target_source, target),
-            draft_grown=loader.grown_from(self.draft_source, draft) if self.draft_source and draft else None,
+            tie_tolerance=tie_tolerance(target),
+            target_grown=grown_from(self.target_source, target, data, self.out),
+            draft_grown=grown_from(self.draft_source, draft, data, self.out),
         )
         weights = self.target_source.fingerprint(self.out)
         cost = load_or_measure(self.out / "cost" / "target.json", target, weights)
@@ -228,10 +231,7 @@ class Benchmark:
             **{name: _by_decoder(loaded.decoders[name], num_beams, self.seed) for name in names},
         }
         measured = {
-            name: Measurement(
-                name, methods.get(name), loaded.items_of, num_beams, batch_size, loaded.setting.tie_tolerance
-            )
-            for name in answers_by
+            name: Measurement(name, methods.get(name), loaded.items_of, num_beams, batch_size) for name in answers_by
         }
         title = f"K = {num_beams}, batches of {batch_size}"
         for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):
@@ -257,6 +257,18 @@ class Benchmark:
                         plain=measured["plain"].calls,
                     )
                 )
+        if loaded.setting.tie_tolerance is not None:
+            near_ties = count_near_ties(
+                {row.method: measured[row.method].answers for row in rows if row.verification == "strict"},
+                measured["hf_generate"].answers,
+                batches,
+                loaded.target,
+                loaded.trie,
+                loaded.items_of,
+                num_beams,
+                loaded.setting.tie_tolerance,
+            )
+            rows = [replace(row, near_ties=near_ties.get(row.method)) for row in rows]
         by_trie = [row for row in rows if (row.drafter, row.verification) == ("TrieDrafter", "strict")]
         fewest = min((row.target_calls for row in by_trie if row.target_calls is not None), default=None)
         rows = [

@@ -6,13 +6,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from atspeed.benchmark.rows import GrownFrom
 from atspeed.data import RecommendationData
 from atspeed.decoding import ItemTrie
 from atspeed.decoding.probe import check_tree_attention
-from atspeed.models import Grown, ModelSource, pack_linears
-
-SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+from atspeed.models import ModelSource, pack_linears
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -54,12 +51,3 @@ class ModelLoader:
     def load_packed(self, source: ModelSource) -> PreTrainedModel:
         """Build a model and pack its weights; see :func:`atspeed.models.pack_linears`."""
         return pack_linears(self.load(source))
-
-    def grown_from(self, source: ModelSource, model: PreTrainedModel) -> GrownFrom | None:
-        """Return how a model was made, if its source grew it from a smaller one, which is loaded once more for that."""
-        if not isinstance(source, Grown):
-            return None
-        base = source.base.build(self.data.catalog.vocabulary, self.run_dir)
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(source.base).items())
-        base_shape, shape = ({name: getattr(made.config, name) for name in SIZES} for made in (base, model))
-        return GrownFrom(f"{type(source.base).__name__}({settings})", base.num_parameters(), base_shape, shape)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from atspeed.benchmark.agreement import SID, Answer, is_near_tie, overlap, score_gap
+from atspeed.benchmark.agreement import SID, Answer, overlap, score_gap
 from atspeed.benchmark.method import Method
+from atspeed.benchmark.method_row import Latency, MethodRow
 from atspeed.benchmark.prediction import BatchCalls
-from atspeed.benchmark.rows import Latency, MethodRow
 from atspeed.benchmark.timing import median_ratio
 from atspeed.decoding import BoundedTopK, Decoded, StrictTopK
 from atspeed.metrics import Speculation, exact_share, ndcg_at_k, recall_at_k
@@ -61,7 +61,6 @@ class Measurement:
         items_of: the catalog's items by the codes of their semantic ID; see :func:`items_by_codes`.
         num_beams: the beam width K; recall and NDCG are at K.
         batch_size: requests decoded together.
-        tie_tolerance: see :func:`is_near_tie`.
     """
 
     name: str
@@ -69,7 +68,6 @@ class Measurement:
     items_of: ItemsOf
     num_beams: int
     batch_size: int
-    tie_tolerance: float
     seconds: list[float] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     recalls: list[float] = field(default_factory=list)
@@ -104,7 +102,7 @@ class Measurement:
         self.ndcgs += ndcg_at_k(padded, truth, self.num_beams).tolist()
 
     def row(self, reference: "Measurement", plain: "Measurement", phases_ms: dict[str, float] | None) -> MethodRow:
-        """Return the row of the method, with ``trie_target_calls`` left to fill in from other methods' rows.
+        """Return the row of the method, with ``trie_target_calls`` and ``near_ties`` left to fill in.
 
         Args:
             reference: the measurement of ``transformers.generate``, with the same batches.
@@ -115,8 +113,6 @@ class Measurement:
         strict = verifier is None or isinstance(verifier, StrictTopK)  # others may differ, and are not compared
         requests = len(self.answers)
         pairs = list(zip(self.answers, reference.answers, strict=True))
-        differing = [pair for pair in pairs if pair[0].sids != pair[1].sids]
-        near_ties = sum(is_near_tie(*pair, self.tie_tolerance) for pair in differing)
         returned = [sid for answer in self.answers for sid in answer.sids]
         num_distinct = sum(len({*answer.sids}) for answer in self.answers)
         recall_difference = paired_difference(self.recalls, plain.recalls)
@@ -150,8 +146,8 @@ class Measurement:
             accepted_levels=counts.get("accepted_levels"),
             acceptance_rate=counts.get("acceptance_rate"),
             acceptance_by_level=tuple(counts.get(f"acceptance_rate_level_{level}") for level in levels),
-            identical_to_hf=1 - len(differing) / requests if strict else None,
-            near_ties=near_ties if strict else None,
+            identical_to_hf=statistics.mean(ours.sids == theirs.sids for ours, theirs in pairs) if strict else None,
+            near_ties=None,
             max_score_gap=max(score_gap(*pair) for pair in pairs) if strict else None,
             overlap_with_hf=statistics.mean(overlap(*pair) for pair in pairs),
             overlap_with_plain=statistics.mean(map(overlap, self.answers, plain.answers)),
