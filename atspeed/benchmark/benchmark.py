@@ -40,7 +40,6 @@ from atspeed.models import ModelSource, is_packed, pack_linears
 from atspeed.provenance import provenance
 from atspeed.recommender.cost_file import load_or_measure
 
-PROFILED_BATCHES = 20
 Answers = Callable[[RequestBatch], tuple[list[Answer], Decoded | None]]
 """Batch → answers, and what speculation did, if any."""
 
@@ -84,6 +83,7 @@ class Benchmark:
         temperatures: those of the same curve of relaxed verification, if there is a draft; leave it empty for semantic
             IDs of different lengths.
         num_warmup: number of batches to warm up with.
+        profiled_batches: on about how many batches to measure phases; 0 leaves out phases and predictions.
         num_threads: CPU threads of torch.
         pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`). ``hf_generate``
             runs the model as ``transformers`` loads it if its dtype is float32. A bfloat16 target is not copied:
@@ -108,6 +108,7 @@ class Benchmark:
         epsilons: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2),
         temperatures: tuple[float, ...] = (0.25, 0.5, 1.0),
         num_warmup: int = 3,
+        profiled_batches: int = 20,
         num_threads: int = 2,
         pack_weights: bool = True,
         seed: int = 0,
@@ -135,6 +136,7 @@ class Benchmark:
             **{f"relaxed, T = {value:g}": Method(ModelDrafter(), RelaxedSampling(value)) for value in temperatures},
         }
         self.num_warmup = num_warmup
+        self.profiled_batches = profiled_batches
         self.num_threads = num_threads
         self.pack_weights = pack_weights
         self.seed = seed
@@ -237,11 +239,11 @@ class Benchmark:
         for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):
             for name, (seconds, (answers, decoded)) in done.items():
                 measured[name].add(seconds, answers, decoded, batch.truth.cpu())
-        profiled = slice(None, None, max(1, len(batches) // PROFILED_BATCHES))
+        profiled = slice(None, None, max(1, len(batches) // max(1, self.profiled_batches)))
         rows, predictions = [], []
         for name, measurement in measured.items():
             phases = None
-            if name in self.methods:
+            if name in self.methods and self.profiled_batches:
                 phases = measure_phases(loaded.decoders[name], batches[profiled], num_beams)
             row = measurement.row(measured["hf_generate"], measured["plain"], phases)
             rows.append(row)

@@ -103,3 +103,11 @@ def test_null_requests_are_all_test_users(tmp_path: Path) -> None:
     settings = {"num_beams": (2,), "batch_sizes": (16,), "num_requests": None}
     result = measure(tmp_path, {"trie": Method(TrieDrafter())}, **settings)
     assert {row["requests"] for row in result["rows"]} == {40}
+
+
+def test_without_profiled_batches_there_are_no_phases(tmp_path: Path) -> None:
+    result = measure(tmp_path, {"trie": Method(TrieDrafter())}, num_beams=(2,), profiled_batches=0)
+    assert {row["phases_ms"] for row in result["rows"]} == {None}
+    assert result["predictions"]["rows"] == []
+    names = {file.name for file in (tmp_path / "benchmark").glob("figure-*.png")}
+    assert names == {"figure-speedup.png", "figure-acceptance.png"}

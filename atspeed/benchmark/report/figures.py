@@ -114,6 +114,8 @@ def draw_draft_width(result: BenchmarkResult) -> Figure | None:
 def draw_phases(result: BenchmarkResult) -> Figure | None:
     """Draw where the time of a request goes, a bar for each method, at the largest beam width."""
     phases_by_method = {row.method: row.phases_ms for row in result.main_rows if row.phases_ms}
+    if not phases_by_method:
+        return None
     figure, ((panel,),) = make_panels(1, 1, (9, 1.2 + 0.42 * len(phases_by_method)))
     left = np.zeros(len(phases_by_method))
     totals = np.array([sum(phases.values()) for phases in phases_by_method.values()])
