@@ -124,7 +124,7 @@ def border_gaps(scorer: PrefixScorer, num_beams: int, leaves: Tensor) -> Tensor:
     Args:
         scorer: of the target, with nothing scored yet.
         num_beams: beam width K.
-        leaves: trie leaves, ``[B, W]``, int64, all at the same depth; padded with the root, whose gap is infinite.
+        leaves: trie leaves, ``[B, W]``, int64, all at the same depth; padded with the root, whose gap means nothing.
     """
     trie = scorer.trie
     ancestors = [leaves]  # at each level, from the last to the first one
@@ -140,6 +140,6 @@ def border_gaps(scorer: PrefixScorer, num_beams: int, leaves: Tensor) -> Tensor:
         rank, found = index_of(prefixes, nodes)  # none is found below a prefix that was dropped
         beyond = torch.where(rank < num_beams, scores[:, num_beams, None], scores[:, num_beams - 1, None])
         gap = (scores.gather(1, rank) - beyond).abs()
-        gaps = torch.where(found & (prefixes != ROOT), gaps.minimum(gap), gaps)
+        gaps = torch.where(found, gaps.minimum(gap), gaps)
         beams = advance_beams(beams, trie, nodes, scores)
     return gaps

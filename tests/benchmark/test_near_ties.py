@@ -52,7 +52,6 @@ def test_gaps_are_those_of_plain_beam_search_over_a_dict() -> None:
     leaves = TRIE.leaves(torch.arange(len(SIDS))).expand(2, -1)
     padded = torch.cat([leaves, torch.zeros(2, 1, dtype=torch.long)], 1)
     gaps = border_gaps(PrefixScorer(MODEL, TRIE, PROMPTS, MASK), WIDTH, padded)
-    assert gaps[:, -1].tolist() == [math.inf] * 2
     for row in range(2):
         expected = expected_gaps(scores_of_prefixes(row))
         assert gaps[row, :-1].tolist() == pytest.approx([expected[tuple(sid)] for sid in SIDS.tolist()], abs=1e-4)
