@@ -22,7 +22,7 @@ SETTINGS: dict[str, list[str]] = {
     "strict": ["--model.alpha", "1.0", *WARM_UP],  # with the paper's 0.7 a draft gains a third (docs/alignment.md)
     "benchmark": [
         *("--methods", METHODS, "--num_beams", "[1, 20]", "--num_requests", "30"),
-        *("--draft_widths", "[]", "--temperatures", "[]", "--coverage_beams", "[20, 40, 80]"),
+        *("--draft_widths", "[]", "--epsilons", "[]", "--temperatures", "[]", "--coverage_beams", "[20, 40, 80]"),
     ],
 }
 """Options that quickstart adds to the config of a stage, or of the benchmark."""
