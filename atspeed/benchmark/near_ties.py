@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from atspeed.benchmark.agreement import SID, Answer
 from atspeed.benchmark.measurement import ItemsOf
 from atspeed.data import RequestBatch
-from atspeed.decoding import Beams, ItemTrie, PrefixScorer
-from atspeed.decoding.beams import advance_beams, select_top
+from atspeed.decoding import Beams, ItemTrie, PrefixScorer, next_beams
+from atspeed.decoding.beams import select_top
 from atspeed.decoding.indexing import index_of
 from atspeed.decoding.trie import ROOT
 
@@ -141,5 +141,5 @@ def border_gaps(scorer: PrefixScorer, num_beams: int, leaves: Tensor) -> Tensor:
         beyond = torch.where(rank < num_beams, scores[:, num_beams, None], scores[:, num_beams - 1, None])
         gap = (scores.gather(1, rank) - beyond).abs()
         gaps = torch.where(found, gaps.minimum(gap), gaps)
-        beams = advance_beams(beams, trie, nodes, scores)
+        beams = next_beams(scorer, beams)
     return gaps
