@@ -207,7 +207,8 @@ PICTURES: dict[str, tuple[str, str, Callable[[BenchmarkResult], Figure | None]]]
     "losses": (
         "Bounded and relaxed verification at K = {K}: what is lost for fewer target calls",
         "Left: how many of the exact items are returned, in any order. Right: the mean over users of the recall less "
-        "that of the exact answer, with its 95 % interval. Up and left is better; the line is every exact method.",
+        "that of the exact answer, with its 95 % interval. Up and left is better; the line is every exact method, of "
+        "which plain beam search takes a call per level.",
         draw_losses,
     ),
     "phases": (

@@ -54,7 +54,7 @@ def draw_losses(result: BenchmarkResult) -> Figure | None:
     points = _points(result)
     if not points:
         return None
-    (plain,) = points[0].rows
+    (plain,), points = points[0].rows, points[1:]  # far to the right
     figure, ((items, recall),) = make_panels(1, 2, (5, 4))
     items.axhline(1, color="black", linewidth=1, alpha=0.5)
     recall.axhline(0, color="black", linewidth=1, alpha=0.5)
@@ -122,6 +122,16 @@ def _draw(
             capsize=3,
             label=label,
         )
+        above = marker == "^"  # the names of one curve lean up, those of the other down, so that both can be read
         for row, name in zip(rows, names, strict=False):
-            panel.annotate(name, (x(row) or 0, y(row)), xytext=(7, 7), textcoords="offset points", fontsize="small")
-    panel.margins(x=0.15)
+            panel.annotate(
+                name,
+                (x(row) or 0, y(row)),
+                xytext=(3, 5 if above else -5),
+                textcoords="offset points",
+                fontsize="small",
+                rotation=40 if above else -40,
+                rotation_mode="anchor",
+                va="bottom" if above else "top",
+            )
+    panel.margins(x=0.15, y=0.15)
