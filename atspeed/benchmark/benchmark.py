@@ -36,7 +36,7 @@ from atspeed.decoding import (
     SpeculativeDecoder,
 )
 from atspeed.decoding.cost import ModelSize
-from atspeed.models import ModelSource, is_packed, pack_linears
+from atspeed.models import ModelSource, dtype_name, is_packed, pack_linears
 from atspeed.provenance import provenance
 from atspeed.recommender.cost_file import load_or_measure
 
@@ -159,9 +159,8 @@ class Benchmark:
                 measured, predictions = self._measure(loaded, names, width, batches, batch_size)
                 rows += measured
                 predicted += predictions
-        dtype = str(loaded.target.dtype).removeprefix("torch.")
         result = BenchmarkResult(
-            environment=BenchmarkEnvironment(**provenance(self.device), dtype=dtype),
+            environment=BenchmarkEnvironment(**provenance(self.device), dtype=dtype_name(loaded.target)),
             setting=loaded.setting,
             rows=[row for row in rows if row.method not in self.curves],
             curves=[row for row in rows if row.method in self.curves],

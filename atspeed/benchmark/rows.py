@@ -25,7 +25,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class BenchmarkEnvironment(Environment):
-    """As :class:`Environment`, with the dtype of the target, ``float32`` for example."""
+    """As :class:`Environment`, with the dtype of the target's linear layers, ``float32`` for example."""
 
     dtype: str
 

@@ -11,7 +11,8 @@ from atspeed.decoding.drafters.model_drafter import ModelDrafter
 from atspeed.decoding.drafters.no_drafter import NoDrafter
 from atspeed.decoding.drafters.trie_drafter import TrieDrafter
 from atspeed.decoding.filters import ItemFilter
-from atspeed.decoding.scorer import PrefixScorer, ScoredPrefixes
+from atspeed.decoding.scored_prefixes import ScoredPrefixes
+from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.search import Decoded, search
 from atspeed.decoding.trie import END, ROOT, ItemTrie
 from atspeed.decoding.verifiers.bounded_top_k import BoundedTopK

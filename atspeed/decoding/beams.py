@@ -52,7 +52,7 @@ class Beams(NamedTuple):
     @property
     def is_open(self) -> Tensor:
         """True where a prefix may still become one of the K best semantic IDs, ``[B]``."""
-        return self.scores.amax(1) > self.leaf_scores.amin(1)
+        return self.scores[:, 0] > self.leaf_scores[:, -1]
 
     def keep(self, rows: Tensor) -> "Beams":
         """Return the beams of some requests."""
@@ -91,14 +91,15 @@ def select_top(nodes: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tenso
     if missing > 0:
         nodes = torch.nn.functional.pad(nodes, (0, missing), value=ROOT)
         scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
-    keys = scores.clamp(max=0).abs().view(torch.int32).long() << 32
-    keys += nodes.masked_fill(scores == -torch.inf, ROOT)
-    keys = keys.topk(width, dim=1, largest=False).values
-    return keys & 0xFFFFFFFF, (keys >> 32).int().view(torch.float32).neg()
+    scores = scores.clamp(max=0)
+    nodes = nodes.masked_fill(scores == -torch.inf, ROOT)
+    keys = nodes.add(scores.abs().view(torch.int32), alpha=1 << 32)
+    best = keys.topk(width, dim=1, largest=False).indices
+    return nodes.gather(1, best), scores.gather(1, best)
 
 
 def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -> Beams:
-    """Return the beams one code further, given candidates for it, best first, K or more.
+    """Return the beams one code further, given candidates for it, best first.
 
     As in ``transformers.generate``, what ends among the first K candidates is a result, and the K best others are the
     new prefixes.
@@ -106,12 +107,12 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
     Args:
         beams: the beams so far.
         trie: the catalog.
-        nodes: candidates, ``[B, W]``, int64.
+        nodes: candidates, ``[B, W]``, int64; as many as beams if semantic IDs have one length, else K or more.
         scores: theirs, ``[B, W]``, float32.
     """
     width = beams.width
     if trie.has_one_length:  # all candidates of a request end or none does, so nothing is to be merged
-        extended = beams._replace(nodes=nodes[:, :width], scores=scores[:, :width], depth=beams.depth + 1)
+        extended = beams._replace(nodes=nodes, scores=scores, depth=beams.depth + 1)
         if not (ends := extended.depth == trie.num_levels).any():
             return extended
         root, nothing = torch.full_like(extended.nodes, ROOT), torch.full_like(extended.scores, -torch.inf)
@@ -129,7 +130,6 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
 
 def next_beams(scorer: PrefixScorer, beams: Beams) -> Beams:
     """Return the beams one code further, all of whose prefixes the scorer has scored."""
-    children, log_probs = scorer.children(beams.nodes)  # [B, K, C]
-    scores = beams.scores[..., None] + log_probs
-    candidates = select_top(children.flatten(1), scores.flatten(1), 2 * beams.width)  # up to K of the best may end
+    num_wanted = beams.width if scorer.trie.has_one_length else 2 * beams.width  # up to K of the best may end
+    candidates = select_top(*scorer.candidates(beams.nodes, beams.scores), num_wanted)
     return advance_beams(beams, scorer.trie, *candidates)

@@ -47,6 +47,7 @@ def child_log_probs(
     wanted: WantedChildren,
     num_parents: int,
     normalize: Normalize,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Run a model once over new tokens, and return the log-probabilities of the wanted children.
 
@@ -63,13 +64,15 @@ def child_log_probs(
         num_parents: ``T``, at most ``Q``.
         normalize: ``vocabulary``: log-softmax over all tokens, as ``transformers.generate`` ranks; ``allowed``: over a
             parent's legal children.
+        dtype: the model's, if at hand: a model finds its own in the time of ten tensor operations.
 
     Returns:
         ``[B, W]``, float32, at most 0; minus infinity for children that are not legal.
     """
-    bias = torch.where(mask, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
+    dtype = dtype or model.dtype
+    bias = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
     inputs = {"position_ids": positions, "attention_mask": bias[:, None], "past_key_values": cache, "use_cache": True}
-    logits_per_position = len(tokens) * getattr(model, HEAD_APART, 0)
+    logits_per_position = tokens.shape[0] * getattr(model, HEAD_APART, 0)
     if num_parents * logits_per_position > MAX_LOGITS:
         hidden = model.base_model(input_ids=tokens, **inputs).last_hidden_state[:, -num_parents:]
         chunks = hidden.split(max(1, MAX_LOGITS // logits_per_position), dim=1)  # [B, t, width of the model] each
@@ -80,7 +83,7 @@ def child_log_probs(
     if normalize == "allowed":
         total = _logsumexp_by(wanted.parent, log_probs.masked_fill(~wanted.legal, -torch.inf), num_parents)
         log_probs = (log_probs - total.gather(1, wanted.parent)).clamp(max=0)  # rounding may lift a certain child above
-    return log_probs.masked_fill(~wanted.legal, -torch.inf)
+    return torch.where(wanted.legal, log_probs, -torch.inf)
 
 
 def _gather_in_chunks(

@@ -48,7 +48,7 @@ def mark_members(sets: Tensor, candidates: Tensor) -> Tensor:
     [[[1, 0, 1], [0, 1, 0]]]
     """
     num_candidates = candidates.shape[1]
-    if sets[0].numel() * num_candidates <= LARGEST_SCAN:
+    if sets.shape[1] * sets.shape[2] * num_candidates <= LARGEST_SCAN:
         return (sets[..., None] == candidates[:, None, None]).any(2)
     index, found = (part.view(sets.shape) for part in index_of(sets.flatten(1), candidates))
     members = torch.zeros(*sets.shape[:2], num_candidates + 1, dtype=torch.bool, device=sets.device)

@@ -16,8 +16,8 @@ TOLERANCE = 1e-3
 """Largest difference of log-probabilities in float32, in standard deviations of the logits. Rounding gives
 1e-6 to 1e-5, a mask that a model does not honour 1e-2 and more (tests/decoding/test_probe.py)."""
 ROUNDING = 4.0
-"""In low precision: how many times the difference between plain rows and the same rows, padded, is still rounding. At
-least twice the precision itself is, as that of the logits alone."""
+"""In low precision: how many times the difference between plain rows and the same rows, padded, is still rounding. So
+is what the smallest change of the input embeddings makes, and twice the precision, as that of the logits alone."""
 LARGEST = 0.3
 """In low precision: a difference that is never rounding."""
 NUM_BRANCHES = 2
@@ -171,11 +171,12 @@ def _measure(model: PreTrainedModel, prompt_tokens: int, num_levels: int) -> tup
         if model.dtype != torch.float32:
             padded = _plain_logits(model, torch.nn.functional.pad(plain, (0, 3)), num_levels + 3)[:, :num_levels]
             alone = torch.cat([_plain_logits(model, one[None], num_levels) for one in plain])
-            for other in (padded, alone):
-                rounding = max(rounding, float(((other.log_softmax(2) - expected) / spread).abs().max()))
+            nudged = _nudged_logits(model, plain, num_levels)
+            for other, factor in ((padded, ROUNDING), (alone, ROUNDING), (nudged, 1)):
+                rounding = max(rounding, factor * float(((other.log_softmax(2) - expected) / spread).abs().max()))
     if model.dtype == torch.float32:
         return difference, TOLERANCE
-    return difference, min(max(ROUNDING * rounding, 2 * torch.finfo(model.dtype).eps), LARGEST)
+    return difference, min(max(rounding, 2 * torch.finfo(model.dtype).eps), LARGEST)
 
 
 def _branching_sids(num_tokens: int, num_levels: int, generator: torch.Generator) -> Tensor:
@@ -199,3 +200,21 @@ def _branching_sids(num_tokens: int, num_levels: int, generator: torch.Generator
 def _plain_logits(model: PreTrainedModel, tokens: Tensor, keep: int) -> Tensor:
     """Return the last ``keep`` positions' logits of rows without padding, as any user of the model would get them."""
     return model(input_ids=tokens, use_cache=False).logits[:, -keep:].float()
+
+
+def _nudged_logits(model: PreTrainedModel, tokens: Tensor, keep: int) -> Tensor:
+    """Return the logits of plain rows where every second channel of the input embeddings is the next number.
+
+    Products of other shapes often round alike, so their difference says little of what the rounding of a tree brings.
+    """
+
+    def nudge(_: torch.nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
+        nudged = output.clone()
+        nudged[..., ::2] *= 1 + torch.finfo(output.dtype).eps
+        return nudged
+
+    hook = model.get_input_embeddings().register_forward_hook(nudge)
+    try:
+        return _plain_logits(model, tokens, keep)
+    finally:
+        hook.remove()

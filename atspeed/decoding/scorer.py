@@ -1,6 +1,6 @@
 """Log-probabilities of trie nodes under a causal language model, each prefix scored once."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,103 +8,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from atspeed.decoding.cost.cost_model import CallShape
 from atspeed.decoding.forward import Normalize, WantedChildren, child_log_probs
-from atspeed.decoding.indexing import index_of, mark_members
-from atspeed.decoding.trie import ROOT, ItemTrie, Spans
-
-UNUSED = -1  # node of a slot that holds nothing
-
-
-class ScoredPrefixes:
-    """Prefixes whose children's log-probabilities are known, for a batch of requests.
-
-    A table of slots, and one list of log-probabilities that the slots point into. Here for one request that has scored
-    the root (children 1 and 2), node 2 (children 5, 6 and 7), and has one slot of padding::
-
-        nodes              0         2              -1
-        first_child        1         3              6          where the children of a slot begin
-        child_log_probs    -inf | -0.7 -0.8 | -1.2 -0.9 -1.3
-        index              0      1    2      3    4    5
-
-    Index 0 stands for every child whose log-probability is not known.
-
-    Args:
-        trie: the catalog.
-        batch_size: number of requests, ``B``.
-
-    Attributes:
-        nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``, int64.
-    """
-
-    def __init__(self, trie: ItemTrie, batch_size: int) -> None:
-        device = trie.token.device
-        self.trie = trie
-        self.nodes = torch.empty(batch_size, 0, dtype=torch.long, device=device)
-        self._first_child = self.nodes  # [B, S], int64
-        self._child_log_probs = torch.full((batch_size, 1), -torch.inf, device=device)  # [B, E], float32
-
-    @classmethod
-    def from_child_log_probs(cls, trie: ItemTrie, nodes: Tensor, valid: Tensor, log_probs: Tensor) -> Self:
-        """Make the table from what :meth:`child_log_probs` returned for the same nodes; shapes as there."""
-        table = cls(trie, len(nodes))
-        table._append(nodes, valid, trie.children(nodes, valid), log_probs)
-        return table
-
-    def child_log_probs(self, nodes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities of the children of nodes in one list, in the order of their parents.
-
-        Args:
-            nodes: ``[B, S]``, int64.
-            valid: False where a node is padding, ``[B, S]``, bool.
-
-        Returns:
-            float32 ``[B, E]``, and a mask, bool: True where there is a child.
-        """
-        spans = self.trie.children(nodes, valid)
-        return self.log_probs(spans.values), spans.mask
-
-    def _append(self, nodes: Tensor, valid: Tensor, spans: Spans, log_probs: Tensor) -> None:
-        """Append slots for ``nodes`` ``[B, T]`` and their children's log-probabilities ``[B, W]``."""
-        self._first_child = torch.cat([self._first_child, self._child_log_probs.shape[1] + spans.start], dim=1)
-        self._child_log_probs = torch.cat([self._child_log_probs, log_probs], dim=1)
-        self.nodes = torch.cat([self.nodes, torch.where(valid, nodes, UNUSED)], dim=1)
-
-    def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the children of nodes and their log-probabilities given the node.
-
-        Args:
-            nodes: ``[B, K]``, int64.
-
-        Returns:
-            children, ``[B, K, C]``, int64, root where there is none; and float32 log-probabilities of the same shape:
-            minus infinity where there is no child, for a child that the request does not allow, and for all children
-            of a node that has not been scored. C is the largest number of children.
-        """
-        count = self.trie.num_children[nodes][..., None]
-        offset = torch.arange(int(count.max()) if count.numel() else 0, device=nodes.device)
-        exists = offset < count  # [B, K, C]
-        slot, scored = index_of(nodes, self.nodes)
-        index = (self._first_child.gather(1, slot)[..., None] + offset) * (exists & scored[..., None])
-        children = (self.trie.first_child[nodes][..., None] + offset) * exists
-        return children, self._child_log_probs.gather(1, index.flatten(1)).view(index.shape)
-
-    def log_probs(self, nodes: Tensor) -> Tensor:
-        """Return the log-probability of each node given its parent: ``[B, K]``, float32; the root's is 0.
-
-        Minus infinity where the parent has not been scored.
-        """
-        parents = self.trie.parent[nodes]
-        slot, scored = index_of(parents, self.nodes)
-        index = self._first_child.gather(1, slot) + nodes - self.trie.first_child[parents]
-        return self._child_log_probs.gather(1, index * scored).masked_fill(nodes == ROOT, 0)
-
-    def is_scored(self, nodes: Tensor) -> Tensor:
-        """Return which nodes have been scored: ``[B, K]`` → bool of the same shape."""
-        return index_of(nodes, self.nodes)[1]
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all requests but those at ``rows`` (int64)."""
-        self.nodes, self._first_child = self.nodes[rows], self._first_child[rows]
-        self._child_log_probs = self._child_log_probs[rows]
+from atspeed.decoding.indexing import mark_members
+from atspeed.decoding.scored_prefixes import UNUSED, ScoredPrefixes
+from atspeed.decoding.trie import ROOT, ItemTrie
 
 
 class _Call(NamedTuple):
@@ -115,14 +21,14 @@ class _Call(NamedTuple):
         positions: ``[B, Q]``, int64.
         mask: True where a token sees a prompt token or a slot, ``[B, Q, P + S]``, bool.
         nodes: the nodes whose children are wanted, those of the last T tokens, ``[B, T]``, int64.
-        valid: which of them are scored, ``[B, T]``, bool.
+        valid: which of them are scored, ``[B, T]``, bool; None for all.
     """
 
     tokens: Tensor
     positions: Tensor
     mask: Tensor
     nodes: Tensor
-    valid: Tensor
+    valid: Tensor | None
 
 
 class PrefixScorer(ScoredPrefixes):
@@ -156,6 +62,8 @@ class PrefixScorer(ScoredPrefixes):
             children follow the prompt's last token.
         calls: forward passes made for each request, ``[B]``, int64.
         shapes: the size of each forward pass of the batch.
+        only_beams: whether nothing but the root and the beams of a search have been scored, so that none of the next
+            beams has.
 
     Raises:
         ValueError: if the model has a sliding attention window shorter than a prompt and a semantic ID.
@@ -181,7 +89,9 @@ class PrefixScorer(ScoredPrefixes):
         self.cache = DynamicCache()
         self.calls = torch.zeros_like(prompts[:, 0])
         self.shapes: list[CallShape] = []
+        self.only_beams = True
         self._prompt_length = prompt_mask.sum(1, keepdim=True)
+        self._dtype = model.dtype
 
     @property
     def _has_prompt(self) -> bool:
@@ -198,24 +108,45 @@ class PrefixScorer(ScoredPrefixes):
             always: make the forward pass also if nothing is left to score: under a strategy that gathers a model's
                 shards at each pass, all processes must make the same number of them.
         """
+        self.only_beams = False
+        self._score(nodes, always)
+
+    def score_beams(self, nodes: Tensor) -> None:
+        """Score the children of a search's beams, and of the root: as :meth:`score`, with fewer operations.
+
+        As long as nothing but beams has been scored, those of the next level are distinct, allowed inner nodes that
+        have not been scored, one level deeper; so nothing has to be looked up.
+
+        Args:
+            nodes: ``[B, K]``, int64; at first the root, ``[B, 1]``.
+        """
+        if not self._has_prompt and self.only_beams:
+            self._make(self._prompt_call(nodes))
+        elif self.only_beams and not (nodes == ROOT).any():
+            self._make(self._beams_call(nodes))
+        else:
+            self._score(nodes)
+
+    def _score(self, nodes: Tensor, always: bool = False) -> None:
         nodes = self._unscored(nodes)
         if self._has_prompt and nodes.shape[1] == 0:
             if not always:
                 return
             nodes = torch.full_like(self.prompts[:, :1], ROOT)
         call = self._tree_call(nodes)
-        if not self._has_prompt:
-            call = self._after_prompt(call)
+        self._make(call if self._has_prompt else self._after_prompt(call))
+
+    def _make(self, call: _Call) -> None:
+        """Make a call, and keep what it says about the children of its nodes."""
         spans = self.trie.children(call.nodes, call.valid)
         legal = spans.mask
         if self.allowed is not None:
             legal = legal & self.allowed.gather(1, spans.values)
-        wanted = WantedChildren(spans.source, self.trie.token[spans.values], legal)
-        log_probs = child_log_probs(
-            self.model, self.cache, *call[:3], wanted, num_parents=call.nodes.shape[1], normalize=self.normalize
-        )
+        wanted = WantedChildren(spans.source, self.trie.token.take(spans.values), legal)
+        num_parents = call.nodes.shape[1]
+        log_probs = child_log_probs(self.model, self.cache, *call[:3], wanted, num_parents, self.normalize, self._dtype)
         self._append(call.nodes, call.valid, spans, log_probs)
-        self.calls += call.valid.any(1)
+        self.calls += 1 if call.valid is None else call.valid.any(1)
         batch_size, num_tokens = call.tokens.shape
         self.shapes.append(CallShape(num_tokens, batch_size, call.mask.shape[2] - num_tokens))
 
@@ -244,39 +175,68 @@ class PrefixScorer(ScoredPrefixes):
     def _tree_call(self, nodes: Tensor) -> _Call:
         """Return the inputs for new nodes ``[B, T]``, each of which sees the prompt, its ancestors and itself."""
         is_node, depth = nodes != ROOT, self.trie.depth(nodes)
-        # the root's slot has no key and value of its own: its children follow the prompt's last token
-        in_cache = torch.cat([self.nodes[:, 1:], torch.where(is_node, nodes, UNUSED)], dim=1)  # [B, S - 1 + T]
-        tree_mask = mark_members(self.trie.path(nodes), in_cache)  # [B, T, S - 1 + T]
-        prompt_mask = self.prompt_mask[:, None].expand(-1, nodes.shape[1], -1)  # [B, T, P]
+        tree_mask = self._tree_mask(self.trie.path(nodes), torch.where(is_node, nodes, UNUSED))
         sees_its_prefix = tree_mask.sum(2, dtype=torch.int16) == depth  # itself and every ancestor
         return _Call(
-            tokens=self.trie.token[nodes],
+            tokens=self.trie.token.take(nodes),
             positions=self._prompt_length + depth - 1,
-            mask=torch.cat([prompt_mask, tree_mask], dim=2),
+            mask=self._after_prompt_mask(tree_mask),
             nodes=nodes,
             valid=is_node & sees_its_prefix,
         )
 
-    def _after_prompt(self, call: _Call) -> _Call:
-        """Put the prompt, whose last token scores the root, before a call's nodes."""
-        positions = (self.prompt_mask.cumsum(1) - 1).clamp(min=0)
+    def _beams_call(self, nodes: Tensor) -> _Call:
+        """Return what :meth:`_tree_call` does, for beams ``[B, K]`` one level below those of the last call."""
+        depth = len(self.shapes)  # a call is a level
         return _Call(
-            tokens=torch.cat([self.prompts, call.tokens], dim=1),
-            positions=torch.cat([positions, call.positions], dim=1),
-            mask=torch.cat([self._prompt_attention(call.nodes.shape[1]), call.mask], dim=1),
-            nodes=torch.nn.functional.pad(call.nodes, (1, 0), value=ROOT),
-            valid=torch.nn.functional.pad(call.valid, (1, 0), value=True),
+            tokens=self.trie.token.take(nodes),
+            positions=(self._prompt_length + (depth - 1)).expand(-1, nodes.shape[1]),
+            mask=self._after_prompt_mask(self._tree_mask(self.trie.path(nodes, depth), nodes)),
+            nodes=nodes,
+            valid=None,
         )
 
-    def _prompt_attention(self, num_nodes: int) -> Tensor:
-        """Causal attention among prompt tokens, which see no node: ``[B, P, P + T]``, bool.
+    def _tree_mask(self, paths: Tensor, slots: Tensor) -> Tensor:
+        """Return which slots but the prompt's are a node itself or its ancestors, ``[B, T, S - 1 + T]``, bool.
 
-        Padding sees itself, so that no softmax is over nothing.
+        Args:
+            paths: new nodes and their ancestors, ``[B, T, L]``, int64.
+            slots: what their slots will hold, ``[B, T]``, int64.
         """
-        length = self.prompts.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.prompts.device).tril()
-        itself = torch.eye(length, dtype=torch.bool, device=self.prompts.device)
-        return torch.nn.functional.pad(causal & self.prompt_mask[:, None] | itself, (0, num_nodes))
+        # the root's slot has no key and value of its own: its children follow the prompt's last token
+        return mark_members(paths, torch.cat([self.nodes[:, 1:], slots], dim=1))
+
+    def _after_prompt_mask(self, tree_mask: Tensor) -> Tensor:
+        """Let nodes see the prompt, ``[B, T, S - 1 + T]`` → ``[B, T, P + S - 1 + T]``."""
+        return torch.cat([self.prompt_mask[:, None].expand(-1, tree_mask.shape[1], -1), tree_mask], dim=2)
+
+    def _prompt_call(self, root: Tensor) -> _Call:
+        """Return the inputs for the prompt, whose last token scores the root, ``[B, 1]``.
+
+        Attention is causal. Padding sees itself, so that no softmax is over nothing.
+        """
+        length, device = self.prompts.shape[1], self.prompts.device
+        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        itself = torch.eye(length, dtype=torch.bool, device=device)
+        return _Call(
+            tokens=self.prompts,
+            positions=(self.prompt_mask.cumsum(1) - 1).clamp(min=0),
+            mask=causal & self.prompt_mask[:, None] | itself,
+            nodes=root,
+            valid=None,
+        )
+
+    def _after_prompt(self, call: _Call) -> _Call:
+        """Put the prompt, which sees no node, before a call's nodes."""
+        pad, (num_requests, num_nodes) = torch.nn.functional.pad, call.nodes.shape
+        prompt = self._prompt_call(call.nodes.new_full((num_requests, 1), ROOT))
+        return _Call(
+            tokens=torch.cat([prompt.tokens, call.tokens], dim=1),
+            positions=torch.cat([prompt.positions, call.positions], dim=1),
+            mask=torch.cat([pad(prompt.mask, (0, num_nodes)), call.mask], dim=1),
+            nodes=torch.cat([prompt.nodes, call.nodes], dim=1),
+            valid=None if call.valid is None else pad(call.valid, (1, 0), value=True),
+        )
 
 
 def check_window(model: PreTrainedModel, length: int) -> None:

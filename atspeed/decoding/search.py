@@ -1,8 +1,9 @@
 """The speculative loop: draft, one target call, verify."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from atspeed.decoding.beams import Beams
 from atspeed.decoding.cost.cost_model import CallShape
 from atspeed.decoding.drafters.drafter import Drafter
 from atspeed.decoding.scorer import PrefixScorer
-from atspeed.decoding.trie import ROOT, ItemTrie
+from atspeed.decoding.trie import ItemTrie
 from atspeed.decoding.verifiers.verifier import Verifier
 
 log = logging.getLogger(__name__)
@@ -62,17 +63,10 @@ class Decoded:
         """Levels that were proposed, ``[B]``."""
         return self.drafted.sum(1)
 
-    @classmethod
-    def empty(cls, batch_size: int, num_beams: int, num_levels: int, device: torch.device) -> "Decoded":
-        """Return answers without any content."""
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(batch_size, *shape, dtype=torch.long, device=device)
-
-        leaves = torch.full((batch_size, num_beams), ROOT, device=device)
-        scores = torch.full(leaves.shape, -torch.inf, device=device)
-        levels = num_levels - 1
-        return cls(leaves, scores, zeros(), zeros(), zeros(levels), zeros(levels), loss_bound=scores[:, 0].clone())
+    def updated(self, rows: Tensor, other: "Decoded") -> "Decoded":
+        """Return these answers, with others to the requests at ``rows`` (int64)."""
+        parts: dict[str, Any] = {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
+        return replace(self, **{name: part.index_put((rows,), getattr(other, name)) for name, part in parts.items()})
 
 
 def search(
@@ -119,30 +113,39 @@ def search(
         num_beams = trie.num_leaves
     batch_size, device = len(target.prompts), target.prompts.device
     select = verifier.selection(generator)
-    result = Decoded.empty(batch_size, num_beams, trie.num_levels, device)
-    result.target_shapes = target.shapes
-    if draft is not None:
-        result.draft_shapes = draft.shapes
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
-    beams = Beams.at_root(batch_size, num_beams, device)
+    accepted = drafted = rows.new_zeros(batch_size, trie.num_levels - 1)
+    beams, result = Beams.at_root(batch_size, num_beams, device), None
     for _ in range(trie.num_levels):  # each round advances every request by one level or more
         proposal = drafter.propose(beams, target, draft, select)
-        target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
+        if proposal.nodes.shape[1]:
+            target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
+        else:
+            target.score_beams(beams.nodes)
         depth_before = beams.depth
         beams = verifier.advance(beams, target, draft, proposal, generator)
-        accepted, drafted = _count_levels(trie, depth_before, beams.depth, proposal.nodes)
-        result.accepted[rows] += accepted
-        result.drafted[rows] += drafted
+        if not target.only_beams:
+            now_accepted, now_drafted = _count_levels(trie, depth_before, beams.depth, proposal.nodes)
+            accepted, drafted = accepted + now_accepted, drafted + now_drafted
         active = beams.is_open.nonzero()[:, 0]
-        if len(active) < len(rows):
-            result.leaves[rows], result.scores[rows] = beams.leaves, beams.leaf_scores
-            result.loss_bound[rows], result.target_calls[rows] = beams.loss_bound, target.calls
-            if draft is not None:
-                result.draft_calls[rows] = draft.calls
-        if len(active) == 0:
+        if active.shape == rows.shape:
+            continue
+        answers = Decoded(
+            leaves=beams.leaves,
+            scores=beams.leaf_scores,
+            target_calls=target.calls,
+            draft_calls=torch.zeros_like(target.calls) if draft is None else draft.calls,
+            accepted=accepted,
+            drafted=drafted,
+            loss_bound=beams.loss_bound,
+            target_shapes=target.shapes,
+            draft_shapes=[] if draft is None else draft.shapes,
+        )
+        result = result.updated(rows, answers) if result else answers
+        if active.shape[0] == 0:
             return result
-        if drop_finished and len(active) < len(rows):
-            rows, beams = rows[active], beams.keep(active)
+        if drop_finished:
+            rows, accepted, drafted, beams = rows[active], accepted[active], drafted[active], beams.keep(active)
             for scorer in (target, draft):
                 if scorer is not None:
                     scorer.keep(active)

@@ -155,13 +155,18 @@ class ItemTrie:
 
     def is_leaf(self, nodes: Tensor) -> Tensor:
         """Return which nodes are complete semantic IDs, the same shape, bool."""
-        return self.num_children[nodes] == 0
+        return self.num_children.take(nodes) == 0
 
-    def path(self, nodes: Tensor) -> Tensor:
-        """Return each node and its ancestors below the root, nearest first, root-padded: ``[…] → […, L]``."""
+    def path(self, nodes: Tensor, depth: int | None = None) -> Tensor:
+        """Return each node and its ancestors below the root, nearest first, root-padded: ``[…] → […, L]``.
+
+        Args:
+            nodes: of any shape, int64.
+            depth: that of the deepest node, if known to be less than L; the result is ``[…, depth]``.
+        """
         path = [nodes]
-        for _ in range(self.num_levels - 1):
-            path.append(self.parent[path[-1]])
+        for _ in range((depth or self.num_levels) - 1):
+            path.append(self.parent.take(path[-1]))
         return torch.stack(path, dim=-1)
 
     def codes(self, nodes: Tensor) -> Tensor:
@@ -170,15 +175,16 @@ class ItemTrie:
         steps_up = last - torch.arange(self.num_levels, device=nodes.device)  # from the node to its code of each level
         return torch.where(steps_up < 0, END, self.token[self.path(nodes).gather(-1, steps_up.clamp(min=0))])
 
-    def children(self, nodes: Tensor, valid: Tensor, limit: int | None = None) -> Spans:
+    def children(self, nodes: Tensor, valid: Tensor | None = None, limit: int | None = None) -> Spans:
         """Return the children of all nodes of a row in one list, in the order of their parents.
 
         Args:
             nodes: ``[B, K]``.
-            valid: False where a node is padding, ``[B, K]``, bool.
+            valid: False where a node is padding, ``[B, K]``, bool; nowhere if not given.
             limit: the lists are cut after so many.
         """
-        return concatenate_spans(self.first_child[nodes], self.num_children[nodes] * valid, limit)
+        count = self.num_children.take(nodes)
+        return concatenate_spans(self.first_child.take(nodes), count if valid is None else count * valid, limit)
 
     def concatenated_items(self, leaves: Tensor, limit: int, item_mask: Tensor | None = None) -> Tensor:
         """Return the items of all leaves of a row in one list: all items of a shared semantic ID, side by side.
@@ -221,7 +227,7 @@ def concatenate_spans(first: Tensor, count: Tensor, limit: int | None = None) ->
     ends = count.cumsum(1)
     start, length = ends - count, ends[:, -1:]
     width = int(length.max())
-    index = torch.arange(width if limit is None else min(limit, width), device=first.device).expand(len(first), -1)
+    index = torch.arange(width if limit is None else min(limit, width), device=first.device).expand(first.shape[0], -1)
     source = torch.searchsorted(ends, index.contiguous(), right=True).clamp_(max=first.shape[1] - 1)  # [B, W]
     mask = index < length
     return Spans((index + (first - start).gather(1, source)) * mask, source, mask, start)

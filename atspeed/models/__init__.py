@@ -1,6 +1,7 @@
 """Building, loading, sharding and exporting causal language models."""
 
 from atspeed.models.growth import Grown
+from atspeed.models.int8 import Int8, dtype_name
 from atspeed.models.lora import LoRA, merged_state
 from atspeed.models.packing import is_packed, pack_linears
 from atspeed.models.sharding import loading_into_shards, unsharded_shape, unsharded_state
@@ -10,10 +11,12 @@ __all__ = [
     "Checkpoint",
     "Exported",
     "Grown",
+    "Int8",
     "LoRA",
     "ModelSource",
     "NewModel",
     "cast",
+    "dtype_name",
     "export",
     "is_packed",
     "loading_into_shards",

@@ -9,7 +9,9 @@ from transformers import PreTrainedModel
 log = logging.getLogger(__name__)
 
 LAYOUT_TOKENS = 32
-"""In bfloat16: the number of tokens that oneDNN chooses the layout for; any number of tokens can be multiplied."""
+"""The number of tokens that oneDNN chooses the layout for; any number of tokens can be multiplied."""
+LARGEST_KEPT = 1 << 30
+"""Bytes of the largest float32 model whose weights are kept beside the packed ones, for products of a single token."""
 
 
 class PackedLinear(nn.Module):
@@ -17,17 +19,24 @@ class PackedLinear(nn.Module):
 
     By default torch computes float32 products with MKL, which leaves the wider vector units unused on CPUs not made
     by Intel. oneDNN uses them, and packing the weight once saves doing it in each call, in float32 as in bfloat16
-    (figures: docs/notes.md). The operators are those that ``torch.compile`` uses for frozen weights.
+    (figures: docs/notes.md). The operators are those that ``torch.compile`` uses for frozen weights. A single float32
+    token, which reads each weight once, is faster by MKL.
+
+    Args:
+        linear: the module to replace.
+        keep: keep its weight too, for products of a single token.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, keep: bool = False) -> None:
         super().__init__()
         self.bias = linear.bias
-        tokens = LAYOUT_TOKENS if linear.weight.dtype == torch.bfloat16 else None
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
+        self._kept = linear.weight.detach() if keep else None
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), LAYOUT_TOKENS)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return ``values @ weight.T + bias``."""
+        if self._kept is not None and values.numel() == values.shape[-1]:
+            return nn.functional.linear(values, self._kept, self.bias)
         return torch.ops.mkldnn._linear_pointwise(values, self._weight, self.bias, "none", [], "")
 
 
@@ -36,17 +45,19 @@ def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
 
     Other models are returned unchanged, and so are those whose dtype oneDNN does not support on this processor, with a
     log line. The results differ only by rounding. A packed model can no longer be trained, saved or moved. Weights are
-    packed and freed one by one, so the peak of memory is that of the model and its largest weight.
+    packed and freed one by one, so the peak of memory is that of the model and its largest weight; only those of a
+    float32 model of at most :data:`LARGEST_KEPT` bytes stay, because a single token is faster with them.
     """
     if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
         return model
     if not has_packed_products(model.dtype):
         log.info("weights are not packed: oneDNN has no %s products on this processor", model.dtype)
         return model
+    keep = model.dtype == torch.float32 and model.num_parameters() * model.dtype.itemsize <= LARGEST_KEPT
     # Only parents are listed: a list of the Linear modules would keep every original weight until the end.
     for parent in [module for module in model.modules() if type(module) is not nn.Linear]:
         for name in [name for name, child in parent.named_children() if type(child) is nn.Linear]:
-            setattr(parent, name, PackedLinear(getattr(parent, name)))
+            setattr(parent, name, PackedLinear(getattr(parent, name), keep))
     return model
 
 

@@ -146,9 +146,13 @@ class Exported(ModelSource):
 
 
 def cast(weights: Iterable[Tensor], dtype: str) -> None:
-    """Change the dtype of weights in place. Not for buffers: rotary frequencies must keep their precision."""
+    """Change the dtype of weights in place, but for integers.
+
+    Not for buffers: rotary frequencies must keep their precision.
+    """
     for weight in weights:
-        weight.data = weight.data.to(getattr(torch, dtype))
+        if weight.is_floating_point():
+            weight.data = weight.data.to(getattr(torch, dtype))
 
 
 def export(

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from atspeed.decoding.cost import CostModel, keep_cost, measure_cost
 from atspeed.files import write_atomically
-from atspeed.models import is_packed
+from atspeed.models import dtype_name, is_packed
 from atspeed.provenance import device_name
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class CostKey:
     Attributes:
         weights: fingerprint of the model's source.
         device: type and model of the device.
-        dtype: of the weights.
+        dtype: of the linear layers.
         threads: CPU threads of torch.
         packed: whether the weights are packed (:func:`atspeed.models.pack_linears`).
     """
@@ -42,7 +42,7 @@ class CostKey:
         return cls(
             weights=weights,
             device=device_name(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
+            dtype=dtype_name(model),
             threads=torch.get_num_threads(),
             packed=is_packed(model),
         )

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from atspeed.benchmark import Benchmark, Method
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import BoundedTopK, ModelDrafter, TrieDrafter
-from atspeed.models import Grown, ModelSource, NewModel
+from atspeed.models import Grown, Int8, ModelSource, NewModel
+from atspeed.models.int8 import has_int8_products
 from atspeed.models.packing import has_packed_products
 from tests.modules.tiny import TINY
 
@@ -111,3 +112,14 @@ def test_without_profiled_batches_there_are_no_phases(tmp_path: Path) -> None:
     assert result["predictions"]["rows"] == []
     names = {file.name for file in (tmp_path / "benchmark").glob("figure-*.png")}
     assert names == {"figure-speedup.png", "figure-acceptance.png"}
+
+
+@pytest.mark.skipif(not has_int8_products(), reason="this processor has no int8 products in oneDNN")
+def test_an_int8_target_is_named_and_counted_as_its_base(tmp_path: Path) -> None:
+    exact, ours = (
+        measure(tmp_path, {}, target, num_beams=(2,), draft_widths=(), temperatures=())
+        for target in (TARGET, Int8(TARGET))
+    )
+    assert (exact["environment"]["dtype"], ours["environment"]["dtype"]) == ("float32", "int8")
+    assert ours["setting"]["target_parameters"] == exact["setting"]["target_parameters"]
+    assert json.loads((tmp_path / "cost" / "target.json").read_text())["key"]["dtype"] == "int8"

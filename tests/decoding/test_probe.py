@@ -1,6 +1,7 @@
 """Models that cannot take a tree mask are found out by a probe, whatever they are called."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, Pre
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from atspeed.benchmark import HFGenerate
+from atspeed.catalog import Vocabulary
 from atspeed.decoding import ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
 from atspeed.decoding.probe import check_tree_attention, head_is_apart
+from atspeed.models import Int8, NewModel
+from atspeed.models.int8 import has_int8_products
 from tests.decoding.tiny import FAMILIES, LLAMA_LIKE, random_prompts, random_sids, tiny_model
 
 VOCAB_SIZE = 40
@@ -87,6 +91,15 @@ def test_what_would_answer_wrongly_is_refused(family: str, dtype: torch.dtype) -
 @pytest.mark.parametrize("family", TAKEN)
 def test_full_attention_is_taken(family: str, dtype: torch.dtype) -> None:
     check_tree_attention(random_model(family, TAKEN[family], dtype), prompt_tokens=24, num_levels=4)
+
+
+@pytest.mark.skipif(not has_int8_products(), reason="this processor has no int8 products in oneDNN")
+@pytest.mark.parametrize("prompt_tokens", [16, 56])
+def test_rounding_counts_where_padded_rows_round_alike(tmp_path: Path, prompt_tokens: int) -> None:
+    model = Int8(NewModel("llama", {**LONG, "initializer_range": 0.2})).build(
+        Vocabulary([f"<a_{code}>" for code in range(37)]), tmp_path
+    )
+    check_tree_attention(model, prompt_tokens, num_levels=4)
 
 
 @pytest.mark.parametrize("num_levels", [1, 2, 6])

@@ -31,9 +31,11 @@ def test_packed_models_compute_the_same(tmp_path: Path, model_type: str) -> None
     tokens = torch.randint(0, len(VOCABULARY), (3, 9))
     expected = model(tokens).logits
     num_linears = sum(type(module) is torch.nn.Linear for module in model.modules())
+    of_one_token = model(tokens[:1, :1]).logits
     pack_linears(model)
     assert sum(isinstance(module, PackedLinear) for module in model.modules()) == num_linears
     torch.testing.assert_close(model(tokens).logits, expected, atol=1e-5, rtol=1e-5)
+    assert model(tokens[:1, :1]).logits.equal(of_one_token), "a single token is multiplied by the original weights"
 
 
 @pytest.mark.skipif(not has_packed_products(torch.bfloat16), reason="this processor has no bfloat16 products in oneDNN")
@@ -62,11 +64,12 @@ def test_a_weight_is_freed_as_soon_as_it_is_packed(tmp_path: Path, monkeypatch: 
     alive = []
 
     class Watched(PackedLinear):
-        def __init__(self, linear: torch.nn.Linear) -> None:
-            super().__init__(linear)
+        def __init__(self, linear: torch.nn.Linear, keep: bool) -> None:
+            super().__init__(linear, keep)
             alive.append(sum(weight() is not None for weight in originals))
 
     monkeypatch.setattr(packing, "PackedLinear", Watched)
+    monkeypatch.setattr(packing, "LARGEST_KEPT", 0)
     gc.disable()  # a weight must go by itself
     try:
         pack_linears(model)
@@ -74,6 +77,7 @@ def test_a_weight_is_freed_as_soon_as_it_is_packed(tmp_path: Path, monkeypatch: 
         gc.enable()
     assert alive == list(range(len(originals), 0, -1))
     assert not any(weight() is not None for weight in originals)
+    assert all(module._kept is None for module in model.modules() if isinstance(module, PackedLinear))
 
 
 def test_other_precisions_stay_as_they_are(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ class StrictTopK(Verifier):
         generator: torch.Generator | None,
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
-        while (ready := is_ready(beams, target)).any():
+        ready = beams.is_open  # the call has scored their prefixes
+        while True:
             beams = next_beams(target, beams).where(ready, beams)
-        return beams
+            if target.only_beams or not (ready := is_ready(beams, target)).any():
+                return beams

@@ -49,6 +49,4 @@ class Verifier(ABC):
 
 def is_ready(beams: Beams, target: PrefixScorer) -> Tensor:
     """Return which requests can advance by a level: there are prefixes, all of them scored; ``[B]``, bool."""
-    mask = beams.mask
-    missing = mask & ~target.is_scored(beams.nodes)
-    return mask.any(1) & ~missing.any(1)
+    return beams.mask.any(1) & target.is_scored(beams.nodes).all(1)  # the root, which pads them, is scored
