@@ -8,15 +8,17 @@ import pytest
 import yaml
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from transformers import AutoConfig
 
 from atspeed.benchmark import AlignmentBenchmark, Benchmark
 from atspeed.cli.commands import AtSpeedCLI
 from atspeed.cli.parser import PARSER_SETTINGS, Parser
 from atspeed.cli.shipped_configs import CONFIGS, find_config
 from atspeed.data import RecommendationData
-from atspeed.decoding import LosslessSampling, RelaxedSampling
+from atspeed.decoding import BoundedTopK, LosslessSampling, RelaxedSampling, StrictTopK
 from atspeed.losses import AtSpeedR, AtSpeedS, ScoreRegression
 from atspeed.models import Checkpoint, Exported, Grown, LoRA
+from atspeed.models.growth import grown_config
 from scripts.memory import LIVE_PARAMETERS
 
 ROOT = Path(__file__).parents[1]
@@ -161,6 +163,27 @@ def test_the_benchmark_config_instantiates() -> None:
     assert type(objects.benchmark.methods["draft_lossless"].verifier) is LosslessSampling
 
 
+def test_the_benchmark_of_real_size_grows_both_models_and_checks_their_shapes() -> None:
+    parser = Parser(**PARSER_SETTINGS)
+    parser.add_class_arguments(Benchmark, "benchmark")
+    content = yaml.safe_load((CONFIGS / "benchmark-large.yaml").read_text())
+    content.pop("data")
+    benchmark = parser.instantiate(parser.parse_object({"benchmark": content})).benchmark
+    assert list(benchmark.methods)[:3] == ["plain", "trie", "draft"]
+    assert {type(method.verifier) for method in benchmark.methods.values()} == {
+        StrictTopK,
+        BoundedTopK,
+        RelaxedSampling,
+    }
+    assert not benchmark.curves
+    assert benchmark.num_requests >= 30
+    for source, stage, head_size in ((benchmark.target_source, "target", 128), (benchmark.draft_source, "draft", 64)):
+        assert source.dtype == "bfloat16"
+        network = yaml.safe_load((CONFIGS / f"{stage}.yaml").read_text())["model"]["init_args"]["network"]["init_args"]
+        small = AutoConfig.for_model(network["model_type"], **network["config"], vocab_size=100)
+        assert grown_config(small, source.shape, head_size).num_hidden_layers == source.shape["num_hidden_layers"]
+
+
 def test_the_documented_grown_target_instantiates() -> None:
     text = (ROOT / "docs" / "usage.md").read_text().replace("\\\n", " ")
     options = re.findall(r"--(target\S*) (\S+)", next(line for line in text.splitlines() if "--target Grown" in line))
@@ -175,7 +198,8 @@ def test_the_documented_grown_target_instantiates() -> None:
 
 
 def test_all_configs_are_tried() -> None:
-    tried = {"target", "draft", "strict", "relaxed", "recommend", "benchmark", "benchmark-alignment", "tune"}
+    tried = {"target", "draft", "strict", "relaxed", "recommend", "tune"}
+    tried |= {"benchmark", "benchmark-alignment", "benchmark-large"}
     overlays = {"losses/best", "models/llama-7b", "models/llama-68m", "models/qwen3-8b", "models/qwen3-0.6b"} | {
         "hardware/ddp",
         "hardware/deepspeed-zero2",

@@ -9,26 +9,37 @@ import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
+from atspeed.benchmark.agreement import Answer, answers_of
 from atspeed.benchmark.draft_coverage import measure_coverage
+from atspeed.benchmark.growth_record import grown_from
 from atspeed.benchmark.loading import ModelLoader, pick_device
-from atspeed.benchmark.measurement import Answer, ItemsOf, Measurement, answers_of, items_by_codes
+from atspeed.benchmark.measurement import ItemsOf, Measurement, items_by_codes
 from atspeed.benchmark.method import Method
+from atspeed.benchmark.method_row import MethodRow
+from atspeed.benchmark.near_ties import count_near_ties, tie_tolerance
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.prediction import PredictionRow, Predictions, Predictor
 from atspeed.benchmark.reference import HFGenerate
 from atspeed.benchmark.report.output import report
 from atspeed.benchmark.report.tables import tables_of
-from atspeed.benchmark.rows import BenchmarkEnvironment, BenchmarkResult, BenchmarkSetting, CoverageRow, MethodRow
+from atspeed.benchmark.rows import BenchmarkEnvironment, BenchmarkResult, BenchmarkSetting, CoverageRow
 from atspeed.benchmark.timing import time_interleaved
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
-from atspeed.decoding import Decoded, ItemTrie, ModelDrafter, NoDrafter, RelaxedSampling, SpeculativeDecoder
+from atspeed.decoding import (
+    BoundedTopK,
+    Decoded,
+    ItemTrie,
+    ModelDrafter,
+    NoDrafter,
+    RelaxedSampling,
+    SpeculativeDecoder,
+)
 from atspeed.decoding.cost import ModelSize
 from atspeed.models import ModelSource, dtype_name, is_packed, pack_linears
 from atspeed.provenance import provenance
 from atspeed.recommender.cost_file import load_or_measure
 
-PROFILED_BATCHES = 20
 Answers = Callable[[RequestBatch], tuple[list[Answer], Decoded | None]]
 """Batch → answers, and what speculation did, if any."""
 
@@ -55,8 +66,9 @@ class Benchmark:
     caches that another leaves. The first batches warm up and do not count. Requests are sorted by length, so that a
     batch has little padding.
 
-    At the largest beam width and the first batch size, the points of two curves (over the draft width and over the
-    temperature) are measured too. They use ``ModelDrafter``, and each costs about as much as one more method there.
+    At the largest beam width and the first batch size, the points of three curves (over the draft width, over epsilon
+    and over the temperature) are measured too. They use ``ModelDrafter``, and each costs about as much as one more
+    method there.
 
     Args:
         target: the model whose answer counts.
@@ -64,12 +76,14 @@ class Benchmark:
         draft: the model of the drafters that need one.
         num_beams: the beam widths K.
         batch_sizes: requests decoded together; a latency is per batch. They replace ``data.batch_size``.
-        num_requests: test users, evenly spread over the file; replaces ``data.num_test_users``.
+        num_requests: test users, evenly spread over the file, or ``null``: all; replaces ``data.num_test_users``.
         coverage_beams: the draft widths N of the coverage curve, if there is a draft.
         draft_widths: the draft widths N of the curve of target calls under strict verification, if there is a draft.
-        temperatures: those of the curve of recall against speed under relaxed verification, if there is a draft; leave
-            it empty for semantic IDs of different lengths.
+        epsilons: those of the curve of what bounded verification loses and saves, if there is a draft.
+        temperatures: those of the same curve of relaxed verification, if there is a draft; leave it empty for semantic
+            IDs of different lengths.
         num_warmup: number of batches to warm up with.
+        profiled_batches: on about how many batches to measure phases; 0 leaves out phases and predictions.
         num_threads: CPU threads of torch.
         pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`). ``hf_generate``
             runs the model as ``transformers`` loads it if its dtype is float32. A bfloat16 target is not copied:
@@ -88,11 +102,13 @@ class Benchmark:
         draft: ModelSource | None = None,
         num_beams: tuple[int, ...] = (1, 5, 10, 20),
         batch_sizes: tuple[int, ...] = (1,),
-        num_requests: int = 100,
+        num_requests: int | None = 100,
         coverage_beams: tuple[int, ...] = (20, 40, 80, 160, 320),
         draft_widths: tuple[int, ...] = (20, 40, 80),
+        epsilons: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2),
         temperatures: tuple[float, ...] = (0.25, 0.5, 1.0),
         num_warmup: int = 3,
+        profiled_batches: int = 20,
         num_threads: int = 2,
         pack_weights: bool = True,
         seed: int = 0,
@@ -116,9 +132,11 @@ class Benchmark:
         self.coverage_beams = coverage_beams
         self.curves = {
             **{f"draft, N = {width}": Method(ModelDrafter(width)) for width in draft_widths},
+            **{f"bounded, ε = {value:g}": Method(ModelDrafter(), BoundedTopK(value)) for value in epsilons},
             **{f"relaxed, T = {value:g}": Method(ModelDrafter(), RelaxedSampling(value)) for value in temperatures},
         }
         self.num_warmup = num_warmup
+        self.profiled_batches = profiled_batches
         self.num_threads = num_threads
         self.pack_weights = pack_weights
         self.seed = seed
@@ -177,6 +195,9 @@ class Benchmark:
             draft_parameters=draft_parameters,
             pack_weights=self.pack_weights,
             hf_generate_packed=is_packed(reference),
+            tie_tolerance=tie_tolerance(target),
+            target_grown=grown_from(self.target_source, target, data, self.out),
+            draft_grown=grown_from(self.draft_source, draft, data, self.out),
         )
         weights = self.target_source.fingerprint(self.out)
         cost = load_or_measure(self.out / "cost" / "target.json", target, weights)
@@ -215,14 +236,13 @@ class Benchmark:
         }
         title = f"K = {num_beams}, batches of {batch_size}"
         for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):
-            _, (expected, _) = done["hf_generate"]
             for name, (seconds, (answers, decoded)) in done.items():
-                measured[name].add(seconds, answers, expected, decoded, batch.truth.cpu())
-        profiled = slice(None, None, max(1, len(batches) // PROFILED_BATCHES))
+                measured[name].add(seconds, answers, decoded, batch.truth.cpu())
+        profiled = slice(None, None, max(1, len(batches) // max(1, self.profiled_batches)))
         rows, predictions = [], []
         for name, measurement in measured.items():
             phases = None
-            if name in self.methods:
+            if name in self.methods and self.profiled_batches:
                 phases = measure_phases(loaded.decoders[name], batches[profiled], num_beams)
             row = measurement.row(measured["hf_generate"], measured["plain"], phases)
             rows.append(row)
@@ -238,6 +258,18 @@ class Benchmark:
                         plain=measured["plain"].calls,
                     )
                 )
+        if loaded.setting.tie_tolerance is not None:
+            near_ties = count_near_ties(
+                {row.method: measured[row.method].answers for row in rows if row.verification == "strict"},
+                measured["hf_generate"].answers,
+                batches,
+                loaded.target,
+                loaded.trie,
+                loaded.items_of,
+                num_beams,
+                loaded.setting.tie_tolerance,
+            )
+            rows = [replace(row, near_ties=near_ties.get(row.method)) for row in rows]
         by_trie = [row for row in rows if (row.drafter, row.verification) == ("TrieDrafter", "strict")]
         fewest = min((row.target_calls for row in by_trie if row.target_calls is not None), default=None)
         rows = [

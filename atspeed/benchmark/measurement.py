@@ -2,23 +2,21 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from atspeed.benchmark.agreement import SID, Answer, overlap, score_gap
 from atspeed.benchmark.method import Method
+from atspeed.benchmark.method_row import Latency, MethodRow
 from atspeed.benchmark.prediction import BatchCalls
-from atspeed.benchmark.rows import Latency, MethodRow
 from atspeed.benchmark.timing import median_ratio
-from atspeed.decoding import Decoded, StrictTopK
-from atspeed.metrics import NDCGAtK, Speculation
-from atspeed.metrics.ranking import recall_at_k
+from atspeed.decoding import BoundedTopK, Decoded, StrictTopK
+from atspeed.metrics import Speculation, exact_share, ndcg_at_k, recall_at_k
 
-LOWEST_SCORE = -1e8  # ``generate`` pads with lower ones where the catalog has fewer semantic IDs than beams
-Answer = dict[tuple[int, ...], float]
-"""Codes of the top-K semantic IDs → log-probability, best first."""
-ItemsOf = dict[tuple[int, ...], list[int]]
+ItemsOf = dict[SID, list[int]]
 """Codes of a semantic ID → indices of the items that share it."""
 
 
@@ -37,12 +35,20 @@ def items_by_codes(sids: Tensor) -> ItemsOf:
     return items
 
 
-def answers_of(codes: Tensor, scores: Tensor) -> list[Answer]:
-    """Return the answers of a batch from codes ``[B, K, L]`` and scores ``[B, K]``, without padding."""
-    rows = zip(codes.tolist(), scores.tolist(), strict=True)
-    return [
-        {tuple(sid): score for sid, score in zip(sids, row, strict=True) if score > LOWEST_SCORE} for sids, row in rows
-    ]
+def standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean; None for one value."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean of the differences user by user, and half the width of its 95 % interval; None for one user.
+
+    >>> paired_difference([1.0, 0.5, 0.0], [0.0, 0.5, 0.0])
+    (0.3333333333333333, 0.6533333333333333)
+    """
+    differences = [one - other for one, other in zip(ours, theirs, strict=True)]
+    error = standard_error(differences)
+    return statistics.mean(differences), None if error is None else 1.96 * error
 
 
 @dataclass
@@ -63,45 +69,40 @@ class Measurement:
     num_beams: int
     batch_size: int
     seconds: list[float] = field(default_factory=list)
-    identical: list[bool] = field(default_factory=list)
-    score_gaps: list[float] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     recalls: list[float] = field(default_factory=list)
+    ndcgs: list[float] = field(default_factory=list)
+    exact_shares: list[float] = field(default_factory=list)
     calls: list[BatchCalls] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.num_levels = len(next(iter(self.items_of)))
-        self.ndcg = NDCGAtK(self.num_beams)
         self.speculation = Speculation(self.num_levels)
 
-    def add(
-        self, seconds: float, answers: list[Answer], expected: list[Answer], decoded: Decoded | None, truth: Tensor
-    ) -> None:
+    def add(self, seconds: float, answers: list[Answer], decoded: Decoded | None, truth: Tensor) -> None:
         """Add a batch.
 
         Args:
             seconds: its wall time.
             answers: the method's.
-            expected: those of ``transformers.generate``.
             decoded: what speculation did; None for ``transformers.generate``.
             truth: the true items, padded with -1, ``[B, R]``, int64, on the CPU.
         """
         self.seconds.append(seconds)
-        for answer, reference in zip(answers, expected, strict=True):
-            self.identical.append(list(answer) == list(reference))
-            pairs = zip(answer.values(), reference.values(), strict=False)
-            self.score_gaps.append(max((abs(ours - theirs) for ours, theirs in pairs), default=0.0))
+        self.answers += answers
         if decoded is not None:
             self.calls.append(BatchCalls(decoded.target_shapes, decoded.draft_shapes))
             self.speculation.to(decoded.accepted.device).update(
                 decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted
             )
-        items = [[item for sid in answer for item in self.items_of[sid]] for answer in answers]
+            self.exact_shares += exact_share(decoded.leaves, decoded.num_exact).tolist()
+        items = [[item for sid in answer.sids for item in self.items_of.get(sid, [])] for answer in answers]
         padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in items], True, padding_value=-1)
         self.recalls += recall_at_k(padded, truth, self.num_beams).tolist()
-        self.ndcg.update(padded, truth)
+        self.ndcgs += ndcg_at_k(padded, truth, self.num_beams).tolist()
 
     def row(self, reference: "Measurement", plain: "Measurement", phases_ms: dict[str, float] | None) -> MethodRow:
-        """Return the row of the method, with ``trie_target_calls`` left to fill in from other methods' rows.
+        """Return the row of the method, with ``trie_target_calls`` and ``near_ties`` left to fill in.
 
         Args:
             reference: the measurement of ``transformers.generate``, with the same batches.
@@ -110,7 +111,12 @@ class Measurement:
         """
         drafter, verifier = (self.method.drafter, self.method.verifier) if self.method else (None, None)
         strict = verifier is None or isinstance(verifier, StrictTopK)  # others may differ, and are not compared
-        requests = len(self.identical)
+        requests = len(self.answers)
+        pairs = list(zip(self.answers, reference.answers, strict=True))
+        returned = [sid for answer in self.answers for sid in answer.sids]
+        num_distinct = sum(len({*answer.sids}) for answer in self.answers)
+        recall_difference = paired_difference(self.recalls, plain.recalls)
+        ndcg_difference = paired_difference(self.ndcgs, plain.ndcgs)
         counts: dict[str, float | None] = {}  # generate does not count its calls
         if self.speculation.update_called:
             values = {name: float(value) for name, value in self.speculation.compute().items()}
@@ -122,6 +128,7 @@ class Measurement:
             draft_beams=getattr(drafter, "draft_beams", None),
             verification=verifier.name if verifier else None,
             temperature=getattr(verifier, "temperature", None),
+            epsilon=getattr(verifier, "epsilon", None),
             num_beams=self.num_beams,
             batch_size=self.batch_size,
             requests=requests,
@@ -139,11 +146,22 @@ class Measurement:
             accepted_levels=counts.get("accepted_levels"),
             acceptance_rate=counts.get("acceptance_rate"),
             acceptance_by_level=tuple(counts.get(f"acceptance_rate_level_{level}") for level in levels),
-            identical_to_hf=statistics.mean(self.identical) if strict else None,
-            max_score_gap=max(self.score_gaps) if strict else None,
+            identical_to_hf=statistics.mean(ours.sids == theirs.sids for ours, theirs in pairs) if strict else None,
+            near_ties=None,
+            max_score_gap=max(score_gap(*pair) for pair in pairs) if strict else None,
+            overlap_with_hf=statistics.mean(overlap(*pair) for pair in pairs),
+            overlap_with_plain=statistics.mean(map(overlap, self.answers, plain.answers)),
+            exact_share=statistics.mean(self.exact_shares) if isinstance(verifier, BoundedTopK) else None,
+            illegal_rate=sum(sid not in self.items_of for sid in returned) / max(1, len(returned)),
+            duplicate_rate=1 - num_distinct / max(1, len(returned)),
             recall=statistics.mean(self.recalls),
-            recall_error=statistics.stdev(self.recalls) / requests**0.5 if requests > 1 else None,
-            ndcg=float(self.ndcg.compute()),
+            recall_error=standard_error(self.recalls),
+            recall_difference=recall_difference[0],
+            recall_difference_interval=recall_difference[1],
+            ndcg=statistics.mean(self.ndcgs),
+            ndcg_error=standard_error(self.ndcgs),
+            ndcg_difference=ndcg_difference[0],
+            ndcg_difference_interval=ndcg_difference[1],
             phases_ms=phases_ms,
             trie_target_calls=None,
         )

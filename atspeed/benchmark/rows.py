@@ -6,6 +6,8 @@ The JSON files hold these records field by field, in this order. Times are wall 
 from dataclasses import dataclass
 from typing import Any
 
+from atspeed.benchmark.growth_record import GrownFrom
+from atspeed.benchmark.method_row import MethodRow
 from atspeed.benchmark.prediction import Predictions
 
 
@@ -29,75 +31,6 @@ class BenchmarkEnvironment(Environment):
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Milliseconds per batch."""
-
-    median: float
-    mean: float
-    p90: float
-
-
-@dataclass(frozen=True)
-class MethodRow:
-    """A method at one beam width and batch size; None where a column does not apply.
-
-    Attributes:
-        method: name of the method.
-        drafter: class of the drafter; None for ``transformers.generate``.
-        draft_beams: draft width N of a ``ModelDrafter``.
-        verification: ``strict``, ``bounded``, ``relaxed`` or ``lossless``; None for ``transformers.generate``.
-        temperature: of a sampling verifier.
-        num_beams: beam width K.
-        batch_size: requests decoded together.
-        requests: requests measured.
-        latency_ms: milliseconds per batch.
-        requests_per_second: requests over the time of all batches.
-        speedup_vs_hf: median, over batches, of the time of ``transformers.generate`` over this method's.
-        speedup_vs_plain: the same for plain beam search by this engine.
-        total_speedup_vs_hf: time of all batches of ``transformers.generate`` over this method's.
-        target_calls: target forward passes per request; None for ``transformers.generate``, which does not count them.
-        draft_calls: draft forward passes per request.
-        accepted_levels: accepted levels per target call.
-        acceptance_rate: accepted levels over drafted levels; None where nothing was drafted.
-        acceptance_by_level: the same for each level but the last.
-        identical_to_hf: share of requests with the answer of ``transformers.generate``; None for bounded and sampling
-            verifiers.
-        max_score_gap: largest difference of log-probabilities at the same rank; None likewise.
-        recall: Recall@K over all true items, a mean over users.
-        recall_error: standard error of that mean; None for one request.
-        ndcg: NDCG@K, a mean over users.
-        phases_ms: milliseconds per batch of each phase; None for points of a curve and ``transformers.generate``.
-        trie_target_calls: for a method with a draft, the fewest target calls of a strict ``TrieDrafter`` method.
-    """
-
-    method: str
-    drafter: str | None
-    draft_beams: int | None
-    verification: str | None
-    temperature: float | None
-    num_beams: int
-    batch_size: int
-    requests: int
-    latency_ms: Latency
-    requests_per_second: float
-    speedup_vs_hf: float
-    speedup_vs_plain: float
-    total_speedup_vs_hf: float
-    target_calls: float | None
-    draft_calls: float | None
-    accepted_levels: float | None
-    acceptance_rate: float | None
-    acceptance_by_level: tuple[float | None, ...]
-    identical_to_hf: float | None
-    max_score_gap: float | None
-    recall: float
-    recall_error: float | None
-    ndcg: float
-    phases_ms: dict[str, float] | None
-    trie_target_calls: float | None
-
-
-@dataclass(frozen=True)
 class CoverageRow:
     """Share of requests whose ``num_beams`` target beams at a level all lie in the draft's best ``draft_beams``.
 
@@ -118,6 +51,10 @@ class BenchmarkSetting:
         pack_weights: the setting: whether the engine was to run on packed weights.
         hf_generate_packed: whether ``hf_generate`` ran on packed weights, which it shares with the engine if the target
             is in bfloat16.
+        tie_tolerance: by how much rounding may change a score in a near-tie; None in float32 on a CPU, where strict
+            answers must be those of ``hf_generate``.
+        target_grown: how the target was made, if it was grown from a smaller one.
+        draft_grown: the same for the draft.
     """
 
     run: str
@@ -128,6 +65,9 @@ class BenchmarkSetting:
     draft_parameters: int | None
     pack_weights: bool
     hf_generate_packed: bool = False
+    tie_tolerance: float | None = None
+    target_grown: GrownFrom | None = None
+    draft_grown: GrownFrom | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +78,8 @@ class BenchmarkResult:
         environment: where it ran.
         setting: what was measured.
         rows: by batch size, then beam width, then method.
-        curves: points over the draft width and over the temperature, at the largest beam width and first batch size.
+        curves: points over the draft width, over epsilon and over the temperature, at the largest beam width and first
+            batch size.
         coverage: of the draft; empty without a draft.
         predictions: what the cost of a call says of the strict rows.
     """

@@ -25,7 +25,7 @@ SETTINGS: dict[str, list[str]] = {
     ],
     "benchmark": [
         *("--methods", METHODS, "--num_beams", "[1, 20]", "--num_requests", "30"),
-        *("--draft_widths", "[]", "--temperatures", "[]", "--coverage_beams", "[20, 40, 80]"),
+        *("--draft_widths", "[]", "--epsilons", "[]", "--temperatures", "[]", "--coverage_beams", "[20, 40, 80]"),
     ],
 }
 """Options that quickstart adds to the config of a stage, or of the benchmark."""

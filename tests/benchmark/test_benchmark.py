@@ -23,7 +23,7 @@ DEEPCOPY = copy.deepcopy
 def measure(folder: Path, methods: dict[str, Method], target: ModelSource = TARGET, **settings: Any) -> dict[str, Any]:
     draft = NewModel("llama", TINY, seed=1)
     few = {"num_requests": 4, "num_warmup": 1, "coverage_beams": (), "num_threads": torch.get_num_threads()}
-    benchmark = Benchmark(target, methods, draft, **few, **settings, out=folder)
+    benchmark = Benchmark(target, methods, draft, **{**few, **settings}, out=folder)
     result = benchmark.run(RecommendationData(EmbeddedCatalog(num_users=40, num_items=140), max_history=8))
     written = json.loads((folder / "benchmark" / "benchmark.json").read_text())
     assert written == json.loads(json.dumps(asdict(result)))
@@ -31,26 +31,29 @@ def measure(folder: Path, methods: dict[str, Method], target: ModelSource = TARG
 
 
 def test_curves_are_measured_once_beside_the_methods(tmp_path: Path) -> None:
-    settings = {"num_beams": (2, 3), "batch_sizes": (2, 4), "draft_widths": (4, 60), "temperatures": (0.5,)}
+    curves = {"draft_widths": (4, 60), "epsilons": (0.3,), "temperatures": (0.5,)}
+    settings = {"num_beams": (2, 3), "batch_sizes": (2, 4), **curves}
     result = measure(tmp_path, {"draft": Method(ModelDrafter(5, 2))}, **settings)
     assert [row["method"] for row in result["rows"]] == ["hf_generate", "plain", "draft"] * 4
-    narrow, wide, relaxed = result["curves"]
+    narrow, wide, bounded, relaxed = result["curves"]
     for row in result["curves"]:
         assert (row["num_beams"], row["batch_size"], row["requests"], row["phases_ms"]) == (3, 2, 4, None)
-    assert [row["draft_beams"] for row in result["curves"]] == [4, 60, 40]
-    assert [row["temperature"] for row in result["curves"]] == [None, None, 0.5]
+    assert [row["draft_beams"] for row in result["curves"]] == [4, 60, 40, 40]
+    assert [row["temperature"] for row in result["curves"]] == [None, None, None, 0.5]
+    assert [row["epsilon"] for row in result["curves"]] == [None, None, 0.3, None]
+    assert 0 < bounded["exact_share"] <= bounded["overlap_with_plain"] <= 1
     assert narrow["identical_to_hf"] == wide["identical_to_hf"] == 1
     assert relaxed["identical_to_hf"] is None
     assert wide["target_calls"] < narrow["target_calls"] <= 4
     (drafted,) = {tuple(row["acceptance_by_level"]) for row in result["rows"][-1:]}
     assert drafted[0] is not None
-    assert len(list((tmp_path / "benchmark").glob("figure-*.png"))) == 5
+    assert len(list((tmp_path / "benchmark").glob("figure-*.png"))) == 6
     assert (tmp_path / "benchmark" / "report.html").is_file()
 
 
 def test_bounded_answers_are_measured_and_not_compared(tmp_path: Path) -> None:
     method = Method(ModelDrafter(5, 2), BoundedTopK(0.9))
-    result = measure(tmp_path, {"draft_bounded": method}, num_beams=(5,), draft_widths=(), temperatures=())
+    result = measure(tmp_path, {"draft_bounded": method}, num_beams=(5,), draft_widths=(), epsilons=(), temperatures=())
     *exact, bounded = result["rows"]
     assert (bounded["verification"], bounded["temperature"], bounded["draft_beams"]) == ("bounded", None, 5)
     assert bounded["identical_to_hf"] is bounded["max_score_gap"] is None
@@ -86,6 +89,29 @@ def test_a_bfloat16_target_is_not_copied_and_the_table_says_so(
     assert ("hf_generate on the packed weights of the engine" in printed) == shared
     assert "hf_generate on the packed" in (tmp_path / "benchmark" / "report.html").read_text() or not shared
     assert all(row["recall"] is not None for row in result["rows"])
+    grown = result["setting"]["target_grown"]
+    assert grown["base"].startswith("NewModel(model_type='llama'")
+    assert (grown["base_shape"]["hidden_size"], grown["shape"]["hidden_size"]) == (32, 64)
+    assert grown["base_parameters"] < result["setting"]["target_parameters"]
+    assert result["setting"]["draft_grown"] is None
+    assert (result["setting"]["tie_tolerance"] is not None) == shared
+    for row in result["rows"]:
+        assert row["illegal_rate"] == row["duplicate_rate"] == 0
+        assert (row["near_ties"] is not None) == (shared and row["verification"] == "strict")
+
+
+def test_null_requests_are_all_test_users(tmp_path: Path) -> None:
+    settings = {"num_beams": (2,), "batch_sizes": (16,), "num_requests": None}
+    result = measure(tmp_path, {"trie": Method(TrieDrafter())}, **settings)
+    assert {row["requests"] for row in result["rows"]} == {40}
+
+
+def test_without_profiled_batches_there_are_no_phases(tmp_path: Path) -> None:
+    result = measure(tmp_path, {"trie": Method(TrieDrafter())}, num_beams=(2,), profiled_batches=0)
+    assert {row["phases_ms"] for row in result["rows"]} == {None}
+    assert result["predictions"]["rows"] == []
+    names = {file.name for file in (tmp_path / "benchmark").glob("figure-*.png")}
+    assert names == {"figure-speedup.png", "figure-acceptance.png"}
 
 
 @pytest.mark.skipif(not has_int8_products(), reason="this processor has no int8 products in oneDNN")

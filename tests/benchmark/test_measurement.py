@@ -2,30 +2,36 @@ import pytest
 import torch
 
 from atspeed.benchmark import Method
-from atspeed.benchmark.measurement import Measurement, answers_of, items_by_codes
+from atspeed.benchmark.agreement import Answer, answers_of
+from atspeed.benchmark.measurement import Measurement, items_by_codes
 from atspeed.data import EmbeddedCatalog
-from atspeed.decoding import Decoded, LosslessSampling, NoDrafter, TrieDrafter
+from atspeed.decoding import BoundedTopK, Decoded, LosslessSampling, NoDrafter, TrieDrafter
 
 TOKENS = EmbeddedCatalog(num_users=20, num_items=140).load().catalog.tokens
 SIDS = TOKENS[[3, 5]]  # [2, L]
 TRUTH = torch.tensor([[3], [7]])
 
 
-def measured(seconds: list[float], scores: list[float], calls: int, method: Method | None = None) -> Measurement:
-    """Two requests, each alone in a batch, with the same answers of two semantic IDs."""
+def measured(
+    seconds: list[float],
+    scores: list[float],
+    calls: int,
+    method: Method | None = None,
+    answers: list[Answer] | None = None,
+    loss_bound: float = 0.0,
+) -> Measurement:
+    """Two requests, each alone in a batch, with the same answers of two semantic IDs, or with the given ones."""
     measurement = Measurement("name", method, items_by_codes(TOKENS), 2, 1)
-    answers = answers_of(SIDS[None], torch.tensor([scores]))
+    answers = answers or answers_of(SIDS[None], torch.tensor([scores])) * 2
     for row, elapsed in enumerate(seconds):
         count, first = torch.tensor([calls]), torch.tensor([[1, 0, 0]])
         levels = (calls - 1) * first, calls * first
         decoded = (
-            Decoded(SIDS[None, :, 0], torch.tensor([scores]), count, 3 * count, *levels, loss_bound=torch.zeros(1))
+            Decoded(SIDS[None, :, 0], torch.tensor([scores]), count, 3 * count, *levels, torch.tensor([loss_bound]))
             if calls
             else None
         )
-        measurement.add(
-            elapsed, answers, answers_of(SIDS[None], torch.tensor([[-1.0, -2.0]])), decoded, TRUTH[row : row + 1]
-        )
+        measurement.add(elapsed, answers[row : row + 1], decoded, TRUTH[row : row + 1])
     return measurement
 
 
@@ -56,3 +62,37 @@ def test_sampled_answers_are_not_compared() -> None:
     row = measured([1.0, 4.0], [-2.0, -1.0], 2, Method(NoDrafter(), LosslessSampling(0.5))).row(plain, plain, None)
     assert (row.verification, row.temperature) == ("lossless", 0.5)
     assert row.identical_to_hf is row.max_score_gap is None
+
+
+def test_what_answers_have_in_common_and_what_is_lost_by_it() -> None:
+    first, second = (tuple(sid) for sid in SIDS.tolist())
+    other = tuple(TOKENS[9].tolist())
+    scores = [-1.0, -2.0]
+    plain = measured([2.0, 2.0], scores, 4)
+    bounded = Method(NoDrafter(), BoundedTopK(0.2))
+    answers = [Answer([second, other], scores), Answer([first, second], scores)]
+    row = measured([1.0, 1.0], scores, 2, bounded, answers, loss_bound=-1.5).row(plain, plain, None)
+    assert (row.epsilon, row.identical_to_hf, row.near_ties) == (0.2, None, None)
+    assert row.overlap_with_hf == row.overlap_with_plain == pytest.approx((1 / 2 + 1) / 2)
+    assert row.exact_share == pytest.approx(1 / 2)  # one of the two scores is above the bound
+    assert row.recall_difference == pytest.approx((-1 + 0) / 2)  # the first user's item is at rank 0 of the first
+    assert row.recall_difference_interval == pytest.approx(1.96 * 0.5)
+    assert row.ndcg_difference == pytest.approx(-1 / 2)
+    assert row.ndcg_difference_interval == pytest.approx(1.96 * 0.5)
+    assert (row.illegal_rate, row.duplicate_rate) == (0, 0)
+    assert plain.row(plain, plain, None).exact_share is None
+    assert plain.row(plain, plain, None).recall_difference_interval == 0
+
+
+def test_illegal_and_repeated_semantic_ids_are_counted() -> None:
+    first, second = (tuple(sid) for sid in SIDS.tolist())
+    answers = [Answer([first, (1, 1, 1, 1)], [-1.0, -2.0]), Answer([second, second], [-1.0, -2.0])]
+    plain = measured([2.0, 2.0], [-1.0, -2.0], 4)
+    row = measured([1.0, 1.0], [-1.0, -2.0], 0, None, answers).row(plain, plain, None)
+    assert (row.illegal_rate, row.duplicate_rate) == (1 / 4, 1 / 4)
+    assert row.overlap_with_plain == 1 / 2
+
+
+def test_answers_leave_out_what_generate_pads_with() -> None:
+    (answer,) = answers_of(SIDS[None], torch.tensor([[-1.0, -1e9]]))
+    assert answer == Answer([tuple(SIDS[0].tolist())], [-1.0])

@@ -23,6 +23,7 @@ COLUMNS = {
     "draft_beams",
     "verification",
     "temperature",
+    "epsilon",
     "num_beams",
     "batch_size",
     "requests",
@@ -38,10 +39,21 @@ COLUMNS = {
     "acceptance_rate",
     "acceptance_by_level",
     "identical_to_hf",
+    "near_ties",
     "max_score_gap",
+    "overlap_with_hf",
+    "overlap_with_plain",
+    "exact_share",
+    "illegal_rate",
+    "duplicate_rate",
     "recall",
     "recall_error",
+    "recall_difference",
+    "recall_difference_interval",
     "ndcg",
+    "ndcg_error",
+    "ndcg_difference",
+    "ndcg_difference_interval",
     "phases_ms",
 }
 
@@ -113,30 +125,34 @@ def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path
     assert set(result) == {"environment", "setting", "rows", "curves", "coverage", "predictions"}
     assert {"versions", "device", "threads", "dtype", "commit"} <= set(result["environment"])
     methods = ["hf_generate", "plain", "trie", "trie_auto", "hybrid", "draft"]
-    sampling = ["draft_relaxed", "draft_lossless", "trie_lossless"]
-    assert [row["method"] for row in result["rows"]] == [*methods, *sampling] * 4
+    lossy = ["draft_bounded", "draft_relaxed", "draft_lossless", "trie_lossless"]
+    assert [row["method"] for row in result["rows"]] == [*methods, *lossy] * 4
     for row in result["rows"]:
         assert set(row) == COLUMNS
         assert row["requests"] == 8
-        if row["method"] in sampling:
+        assert row["illegal_rate"] == row["duplicate_rate"] == 0
+        if row["method"] in lossy:
             assert row["verification"] == row["method"].split("_")[1]
             assert row["identical_to_hf"] is None
         else:
             assert row["verification"] == (None if row["method"] == "hf_generate" else "strict")
             assert row["identical_to_hf"] == 1
             assert row["max_score_gap"] < 1e-4
+            assert row["overlap_with_hf"] == row["overlap_with_plain"] == 1
+            assert row["near_ties"] is None
         if row["method"] in ("hf_generate", "plain"):
             assert row["target_calls"] == {"hf_generate": None, "plain": 4}[row["method"]]
         else:
             assert 1 <= row["target_calls"] <= 4
         by_draft = row["method"].startswith(("hybrid", "draft"))
         assert (row["trie_target_calls"] is not None) == by_draft
-    assert [(row["draft_beams"], row["temperature"]) for row in result["curves"]] == [
-        *((width, None) for width in (20, 40, 80)),
-        *((40, temperature) for temperature in (0.25, 0.5, 1.0)),
+    assert [(row["draft_beams"], row["epsilon"], row["temperature"]) for row in result["curves"]] == [
+        *((width, None, None) for width in (20, 40, 80)),
+        *((40, epsilon, None) for epsilon in (0.02, 0.05, 0.1, 0.2)),
+        *((40, None, temperature) for temperature in (0.25, 0.5, 1.0)),
     ]
     assert {(row["num_beams"], row["batch_size"], row["requests"]) for row in result["curves"]} == {(20, 1, 8)}
-    names = ("speedup", "draft_width", "tradeoff", "phases", "acceptance")
+    names = ("speedup", "draft_width", "tradeoff", "losses", "phases", "acceptance")
     assert {file.name for file in (run_dir / "benchmark").glob("*.png")} == {f"figure-{name}.png" for name in names}
     assert (run_dir / "benchmark" / "report.html").is_file()
     strict = [(row["method"], row["num_beams"]) for row in result["rows"] if row["verification"] == "strict"]

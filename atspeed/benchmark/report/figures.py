@@ -1,7 +1,6 @@
 """The benchmark's figures: each function draws one, or returns None where nothing of it was measured."""
 
 from collections.abc import Callable
-from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +8,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from atspeed.benchmark.phases import PHASES
+from atspeed.benchmark.report.colors import BASELINES, color_like, curve_of, method_colors
 from atspeed.benchmark.report.panels import make_panels, set_draft_width_axis
-from atspeed.benchmark.rows import BenchmarkResult, MethodRow
+from atspeed.benchmark.report.tradeoff import draw_losses, draw_tradeoff
+from atspeed.benchmark.rows import BenchmarkResult
 
-COLORS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22"]
-BASELINES = {"plain": "black", "hf_generate": "0.55"}
 DASHES = {"bounded": "-.", "relaxed": "--", "lossless": ":"}
 PHASE_NAMES = {
     "target": "target: forward passes",
@@ -56,7 +55,7 @@ def draw_speedup(result: BenchmarkResult) -> Figure | None:
     sizes = list(dict.fromkeys(row.batch_size for row in result.rows))
     references = {"plain": "plain beam search of this engine", "hf_generate": "transformers.generate"}
     figure, panels = make_panels(len(sizes), 2, (5, 4), sharey="row", sharex=True)
-    colors, lines = _colors(result), {}
+    colors, lines = method_colors(result), {}
     for size, pair in zip(sizes, panels, strict=True):
         rows = [row for row in result.rows if row.batch_size == size]
         beams = sorted({row.num_beams for row in rows})
@@ -87,7 +86,7 @@ def draw_speedup(result: BenchmarkResult) -> Figure | None:
 
 def draw_draft_width(result: BenchmarkResult) -> Figure | None:
     """Draw target calls and latency against the draft width, at the largest beam width."""
-    curve = _curve(result, "strict", sort_by="draft_beams")
+    curve = curve_of(result, "strict", sort_by="draft_beams")
     if not curve:
         return None
     references = [
@@ -95,7 +94,7 @@ def draw_draft_width(result: BenchmarkResult) -> Figure | None:
         for row in result.main_rows
         if row.verification == "strict" and row.drafter in ("NoDrafter", "TrieDrafter", "HybridDrafter")
     ]
-    colors, color = _colors(result), _color_like(result, curve[0])
+    colors, color = method_colors(result), color_like(result, curve[0])
     figure, (panels,) = make_panels(1, 2, (5, 3.8))
     for panel, value, label in (
         (panels[0], lambda row: row.target_calls, "target calls per request"),
@@ -112,56 +111,11 @@ def draw_draft_width(result: BenchmarkResult) -> Figure | None:
     return figure
 
 
-def draw_tradeoff(result: BenchmarkResult) -> Figure | None:
-    """Draw recall against speedup for each temperature of relaxed verification, at the largest beam width."""
-    curve = _curve(result, "relaxed", sort_by="temperature")
-    if not curve:
-        return None
-    rows, width = result.main_rows, curve[0].draft_beams
-    (plain,) = (row for row in rows if row.method == "plain")
-    strict = [
-        row
-        for row in [*_curve(result, "strict", sort_by="draft_beams"), *rows]
-        if (row.drafter, row.verification, row.draft_beams) == (curve[0].drafter, "strict", width)
-    ]
-    figure, ((panel,),) = make_panels(1, 1, (7, 4.2))
-    points = [("plain beam search (exact)", "black", "s", [plain])]
-    if strict:
-        points.append((f"strict, draft of N = {width} (exact)", _color_like(result, strict[0]), "D", strict[:1]))
-    points.append((f"relaxed, draft of N = {width}", _color_like(result, curve[0]), "o", curve))
-    panel.axhline(plain.recall, color="black", linewidth=1, alpha=0.5)
-    for label, color, marker, some in points:
-        panel.errorbar(
-            [row.speedup_vs_plain for row in some],
-            [row.recall for row in some],
-            [row.recall_error or 0 for row in some],
-            color=color,
-            marker=marker,
-            linestyle="--" if len(some) > 1 else "none",
-            linewidth=1,
-            elinewidth=1,
-            capsize=3,
-            label=label,
-        )
-    for row in curve:
-        panel.annotate(
-            f"T = {row.temperature:g}",
-            (row.speedup_vs_plain, row.recall),
-            xytext=(7, 7),
-            textcoords="offset points",
-            fontsize="small",
-        )
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-    panel.margins(x=0.15)
-    panel.set(xlabel="speedup over plain beam search (right is faster)", ylabel=f"Recall@{plain.num_beams}")
-    panel.set_ylim(0, None)
-    figure.legend(loc="outside upper center", ncols=len(points), fontsize="small", frameon=False)
-    return figure
-
-
 def draw_phases(result: BenchmarkResult) -> Figure | None:
     """Draw where the time of a request goes, a bar for each method, at the largest beam width."""
     phases_by_method = {row.method: row.phases_ms for row in result.main_rows if row.phases_ms}
+    if not phases_by_method:
+        return None
     figure, ((panel,),) = make_panels(1, 1, (9, 1.2 + 0.42 * len(phases_by_method)))
     left = np.zeros(len(phases_by_method))
     totals = np.array([sum(phases.values()) for phases in phases_by_method.values()])
@@ -225,24 +179,6 @@ def _ink(rate: float) -> str:
     return "white" if rate > 0.6 else "black"
 
 
-def _colors(result: BenchmarkResult) -> dict[str, str]:
-    """Return the color of each method, the same in all figures."""
-    methods = list(dict.fromkeys(row.method for row in result.rows))
-    others = [method for method in methods if method not in BASELINES]
-    return {**BASELINES, **{method: COLORS[index % len(COLORS)] for index, method in enumerate(others)}}
-
-
-def _color_like(result: BenchmarkResult, point: MethodRow) -> str:
-    """Return the color of the method that a point of a curve is a variant of; the last one if there is none."""
-    kind = point.drafter, point.verification
-    alike = [row.method for row in result.rows if (row.drafter, row.verification) == kind]
-    return _colors(result)[alike[0]] if alike else COLORS[-1]
-
-
-def _curve(result: BenchmarkResult, verification: str, sort_by: str) -> list[MethodRow]:
-    return sorted((row for row in result.curves if row.verification == verification), key=attrgetter(sort_by))
-
-
 def _unit(result: BenchmarkResult) -> str:
     size = result.batch_size
     return "request" if size == 1 else f"batch of {size}"
@@ -263,10 +199,17 @@ PICTURES: dict[str, tuple[str, str, Callable[[BenchmarkResult], Figure | None]]]
         draw_draft_width,
     ),
     "tradeoff": (
-        "Relaxed verification at K = {K}: accuracy against speed",
-        "What each temperature T costs in recall and gains in speed. Up and right is better; the line is the recall of "
-        "every exact method. Bars: ± 1 standard error over the users.",
+        "Bounded and relaxed verification at K = {K}: accuracy against speed",
+        "What each epsilon ε and each temperature T costs in recall and gains in speed. Up and right is better; the "
+        "line is the recall of every exact method. Bars: ± 1 standard error over the users.",
         draw_tradeoff,
+    ),
+    "losses": (
+        "Bounded and relaxed verification at K = {K}: what is lost for fewer target calls",
+        "Left: how many of the exact items are returned, in any order. Right: the mean over users of the recall less "
+        "that of the exact answer, with its 95 % interval. Up and left is better; the line is every exact method, of "
+        "which plain beam search takes a call per level.",
+        draw_losses,
     ),
     "phases": (
         "Where the time goes at K = {K}",

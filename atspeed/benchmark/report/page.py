@@ -3,6 +3,7 @@
 import base64
 import json
 import shlex
+import statistics
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from atspeed.benchmark.report.figures import Picture, draw_pictures
 from atspeed.benchmark.report.panels import save_figure
+from atspeed.benchmark.report.tables import num_differing, sentences_on_growth
 from atspeed.benchmark.rows import BenchmarkResult
 
 STYLE = """
@@ -75,6 +77,7 @@ def _page(result: BenchmarkResult, figures: list[str], tables: list[str]) -> str
 <body>
 <h1>atspeed benchmark</h1>
 <p class="setting">{escape(facts)}</p>
+{"".join(f'<p class="setting">The {escape(sentence)}.</p>' for sentence in sentences_on_growth(setting))}
 <p class="summary">{escape(_summary(result))}</p>
 {"".join(figures)}
 <h2>Tables</h2>
@@ -95,17 +98,31 @@ def _summary(result: BenchmarkResult) -> str:
     best = min(exact, key=lambda row: row.latency_ms.median)
     calls = {row.method: row.target_calls for row in exact if row.target_calls is not None}
     fewest = min(calls, key=lambda method: calls[method])
-    compared = [
-        row.identical_to_hf for row in result.rows if row.verification == "strict" and row.identical_to_hf is not None
-    ]
     size = f"batches of {result.batch_size}" if result.batch_size > 1 else "one request at a time"
     over_plain = f" and {best.speedup_vs_plain:.2f} × as fast as plain beam search of this engine"
     return (
         f"Fastest exact method at K = {result.num_beams}, {size}: {best.method}, {best.latency_ms.median:.1f} ms "
         f"(median), {best.speedup_vs_hf:.2f} × as fast as transformers.generate"
         f"{over_plain if best.method != 'plain' else ''}. "
-        f"Fewest target calls: {fewest}, {calls[fewest]:.2f} per request. Of all strict answers, "
-        f"{sum(compared) / len(compared):.1%} were those of transformers.generate, in the same order."
+        f"Fewest target calls: {fewest}, {calls[fewest]:.2f} per request. {_agreement(result)}"
+    )
+
+
+def _agreement(result: BenchmarkResult) -> str:
+    """Return how strict answers agree with those of ``transformers.generate``."""
+    strict = [row for row in result.rows if row.verification == "strict"]
+    identical = statistics.mean(row.identical_to_hf or 0 for row in strict)
+    same = f"Of all strict answers, {identical:.1%} were those of transformers.generate, in the same order"
+    tolerance = result.setting.tie_tolerance
+    if tolerance is None:
+        return f"{same}."
+    overlap = statistics.mean(row.overlap_with_hf for row in strict)
+    differing, near_ties = sum(map(num_differing, strict)), sum(row.near_ties or 0 for row in strict)
+    strange = max(max(row.illegal_rate, row.duplicate_rate) for row in result.rows)
+    return (
+        f"{same}, and {overlap:.1%} of the items the same: in {result.environment.dtype} rounding may swap what scores "
+        f"nearly the same. Of {differing} answers that differ, changes of scores by {tolerance:g} explain {near_ties}. "
+        + ("No answer has an illegal or a repeated item." if not strange else f"Illegal or repeated: {strange:.1%}.")
     )
 
 

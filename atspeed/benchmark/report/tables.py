@@ -5,9 +5,10 @@ from typing import TypeVar
 
 from rich.table import Table
 
+from atspeed.benchmark.method_row import MethodRow
 from atspeed.benchmark.phases import PHASES
 from atspeed.benchmark.prediction import SHOWN, PredictionRow, Predictions
-from atspeed.benchmark.rows import BenchmarkResult, CoverageRow, MethodRow
+from atspeed.benchmark.rows import BenchmarkResult, BenchmarkSetting, CoverageRow
 
 COLUMNS = {
     "method": "",
@@ -24,6 +25,7 @@ COLUMNS = {
     "draft_calls": ".2f",
     "acceptance_rate": ".2f",
     "identical_to_hf": ".3f",
+    "overlap_with_plain": ".3f",
     "recall": ".4f",
 }
 TITLES = {
@@ -40,24 +42,37 @@ TITLES = {
     "draft_calls": "draft calls",
     "acceptance_rate": "acceptance",
     "identical_to_hf": "identical",
+    "overlap_with_plain": "exact items",
 }
 
 RowType = TypeVar("RowType", MethodRow, PredictionRow)
 
 
 def tables_of(result: BenchmarkResult) -> list[Table]:
-    """Return tables of the rows, the curves, the share of each phase, predictions, and coverage at each level."""
+    """Return the tables: what was measured, what it loses, how it agrees, phases, predictions and coverage."""
     environment, setting = result.environment, result.setting
     title = (
         f"{setting.source}, target of {setting.target_parameters / 1e6:.1f} M parameters, "
         f"{result.rows[0].requests} requests, {environment.dtype}, {environment.device}, {environment.threads} threads"
         f"{', hf_generate on the packed weights of the engine' if setting.hf_generate_packed else ''}"
+        f"{''.join(f'; {sentence}' for sentence in sentences_on_growth(setting))}"
     )
-    curves = [_methods("over draft width N, and over temperature T", result.curves)] if result.curves else []
+    curves = [_methods("over draft width N, epsilon ε and temperature T", result.curves)] if result.curves else []
+    lossy = [row for row in [*result.rows, *result.curves] if row.verification in ("bounded", "relaxed")]
+    losses = [_losses(lossy)] if lossy else []
+    tolerance = setting.tie_tolerance
+    agreement = [] if tolerance is None else [_agreement(result.rows, environment.dtype, tolerance)]
     levels = sorted({row.level for row in result.coverage})
     coverage = [_coverage(level, [row for row in result.coverage if row.level == level]) for level in levels]
     predictions = [_predictions(result.predictions)] if result.predictions.rows else []
-    return [_methods(title, result.rows), *curves, _phases(result.rows), *predictions, *coverage]
+    phases = [_phases(result.rows)] if any(row.phases_ms for row in result.rows) else []
+    return [_methods(title, result.rows), *curves, *losses, *agreement, *phases, *predictions, *coverage]
+
+
+def sentences_on_growth(setting: BenchmarkSetting) -> list[str]:
+    """Return how the models were made, as far as they were grown from smaller ones."""
+    grown = {"target": setting.target_grown, "draft": setting.draft_grown}
+    return [f"{name} {made}" for name, made in grown.items() if made]
 
 
 def _methods(title: str, rows: list[MethodRow]) -> Table:
@@ -68,6 +83,66 @@ def _methods(title: str, rows: list[MethodRow]) -> Table:
         values = {**vars(row), "latency_ms": row.latency_ms.median}
         table.add_row(*("–" if values[name] is None else format(values[name], form) for name, form in COLUMNS.items()))
     return table
+
+
+def _losses(rows: list[MethodRow]) -> Table:
+    title = "bounded and relaxed verification: what they keep of the exact answers (± 95 %, differences user by user)"
+    table = Table(title=title)
+    for name in ("method", "K", "batch", "target calls", "vs plain", "exact items", "certainly exact"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for name in ("recall", "recall less exact", "NDCG", "NDCG less exact"):
+        table.add_column(name, justify="right")
+    for row in _sections(table, rows):
+        table.add_row(
+            row.method,
+            str(row.num_beams),
+            str(row.batch_size),
+            "–" if row.target_calls is None else f"{row.target_calls:.2f}",
+            f"{row.speedup_vs_plain:.2f}",
+            f"{row.overlap_with_plain:.3f}",
+            "–" if row.exact_share is None else f"{row.exact_share:.3f}",
+            _interval(row.recall, row.recall_error and 1.96 * row.recall_error),
+            _interval(row.recall_difference, row.recall_difference_interval, "+"),
+            _interval(row.ndcg, row.ndcg_error and 1.96 * row.ndcg_error),
+            _interval(row.ndcg_difference, row.ndcg_difference_interval, "+"),
+        )
+    return table
+
+
+def _interval(value: float, half: float | None, sign: str = "") -> str:
+    return f"{value:{sign}.4f}" + (f" ± {half:.4f}" if half is not None else "")
+
+
+def _agreement(rows: list[MethodRow], dtype: str, tolerance: float) -> Table:
+    title = (
+        f"agreement with hf_generate in {dtype}, where rounding may swap what scores nearly the same; near-ties are "
+        f"differences that changes of scores by {tolerance:g} explain"
+    )
+    table = Table(title=title)
+    for name in ("method", "K", "batch", "identical", "items in common", "differ", "by near-ties only"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for name in ("max score gap", "illegal", "duplicates"):
+        table.add_column(name, justify="right")
+    for row in _sections(table, [row for row in rows if row.drafter]):
+        compared = row.identical_to_hf is not None
+        table.add_row(
+            row.method,
+            str(row.num_beams),
+            str(row.batch_size),
+            f"{row.identical_to_hf:.3f}" if compared else "–",
+            f"{row.overlap_with_hf:.4f}",
+            str(num_differing(row)) if compared else "–",
+            str(row.near_ties) if compared else "–",
+            "–" if row.max_score_gap is None else f"{row.max_score_gap:.3f}",
+            f"{row.illegal_rate:g}",
+            f"{row.duplicate_rate:g}",
+        )
+    return table
+
+
+def num_differing(row: MethodRow) -> int:
+    """Return how many answers of a method that is compared are not those of ``transformers.generate``."""
+    return round((1 - (row.identical_to_hf or 0)) * row.requests)
 
 
 def _phases(rows: list[MethodRow]) -> Table:

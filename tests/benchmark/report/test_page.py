@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from atspeed.benchmark.growth_record import GrownFrom
+from atspeed.benchmark.method_row import Latency, MethodRow
 from atspeed.benchmark.prediction import Predictions
 from atspeed.benchmark.report.figures import draw_pictures
 from atspeed.benchmark.report.page import write_report
@@ -19,12 +21,10 @@ from atspeed.benchmark.rows import (
     BenchmarkResult,
     BenchmarkSetting,
     CoverageRow,
-    Latency,
-    MethodRow,
 )
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PICTURES = ["speedup", "draft_width", "tradeoff", "phases", "acceptance"]
+PICTURES = ["speedup", "draft_width", "tradeoff", "losses", "phases", "acceptance"]
 SHARE = {"target": 6.0, "draft": 1.0, "drafting": 1.0, "verification": 0.5, "rest": 1.5}
 
 
@@ -35,6 +35,7 @@ def row(method: str, drafter: str | None, num_beams: int, speedup: float, **valu
         "draft_beams": 40 if drafter == "ModelDrafter" else None,
         "verification": verification,
         "temperature": None,
+        "epsilon": None,
         "batch_size": 1,
         "requests": 50,
         "latency_ms": Latency(median=20 / speedup, mean=21 / speedup, p90=25 / speedup),
@@ -49,10 +50,21 @@ def row(method: str, drafter: str | None, num_beams: int, speedup: float, **valu
         "acceptance_rate": None,
         "acceptance_by_level": (None, None, None),
         "identical_to_hf": 1.0 if strict else None,
+        "near_ties": None,
         "max_score_gap": 0.0 if strict else None,
+        "overlap_with_hf": 1.0,
+        "overlap_with_plain": 1.0,
+        "exact_share": None,
+        "illegal_rate": 0.0,
+        "duplicate_rate": 0.0,
         "recall": 0.03,
         "recall_error": 0.01,
+        "recall_difference": 0.0,
+        "recall_difference_interval": 0.0,
         "ndcg": 0.01,
+        "ndcg_error": 0.005,
+        "ndcg_difference": 0.0,
+        "ndcg_difference_interval": 0.0,
         "phases_ms": SHARE,
     }
     return MethodRow(method, drafter, num_beams=num_beams, **{**settings, **values})
@@ -121,6 +133,58 @@ def test_the_figures_show_what_was_measured() -> None:
     assert [text.get_text() for text in first.texts] == ["0.90", "0.12", "–"] * 2
 
 
+def test_what_bounded_and_relaxed_verification_lose_is_shown_beside_what_they_save() -> None:
+    losses = {"recall_difference": -0.001, "recall_difference_interval": 0.002}
+    bounded = [
+        row(
+            "ε",
+            "ModelDrafter",
+            20,
+            1 + value,
+            verification="bounded",
+            epsilon=value,
+            target_calls=2 - value,
+            overlap_with_plain=1 - value,
+            exact_share=0.7,
+            **losses,
+        )
+        for value in (0.1, 0.05)
+    ]
+    result = replace(RESULT, curves=[*bounded, *RESULT.curves])
+    pictures = {picture.name: picture.figure for picture in draw_pictures(result)}
+    (tradeoff,) = pictures["tradeoff"].axes
+    assert [text.get_text() for text in tradeoff.texts] == ["ε = 0.05", "ε = 0.1", "T = 0.25", "T = 0.5", "T = 1"]
+    items, recall = pictures["losses"].axes
+    lines = {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in items.lines}
+    assert lines[1.95, 1.9] == (0.95, 0.9)
+    assert {tuple(line.get_ydata()) for line in recall.lines} >= {(-0.001, -0.001), (-0.003, -0.003), (0.001, 0.001)}
+    table = tables_of(result)[2]
+    assert [str(cell) for cell in table.columns[0].cells] == ["ε", "ε", "T", "T", "T"]
+    first = [next(iter(column.cells)) for column in table.columns]
+    assert first[1:7] == ["20", "1", "1.90", "1.10", "0.900", "0.700"]
+    assert first[7:] == ["0.0300 ± 0.0196", "-0.0010 ± 0.0020", "0.0100 ± 0.0098", "+0.0000 ± 0.0000"]
+
+
+def test_without_a_claim_of_equality_the_page_says_what_differs_and_how_models_were_made(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 768, "num_hidden_layers": 2}
+    grown = GrownFrom("Exported(stage='target')", 13_100_000, sizes, {"hidden_size": 4096, "num_hidden_layers": 2})
+    setting = replace(RESULT.setting, tie_tolerance=0.15, target_grown=grown)
+    strict = {"identical_to_hf": 0.9, "near_ties": 4, "overlap_with_hf": 0.99}
+    rows = [replace(one, **strict) if one.verification == "strict" else one for one in RESULT.rows]
+    result = replace(RESULT, setting=setting, rows=rows, environment=replace(RESULT.environment, dtype="bfloat16"))
+    write_report(result, tables_of(result), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        "The target grown from Exported(stage=&#x27;target&#x27;) of 13.1 M parameters (hidden_size 768 → 4096, "
+        "num_hidden_layers 2); the function is that of the small model." in page
+    )
+    assert "Of all strict answers, 90.0% were those of transformers.generate, in the same order, and 99.0% of" in page
+    assert "Of 30 answers that differ, changes of scores by 0.15 explain 24. No answer has an illegal or a rep" in page
+    agreement = tables_of(result)[3]
+    assert [next(iter(column.cells)) for column in agreement.columns][3:7] == ["0.900", "0.9900", "5", "4"]
+    assert not any(str(table.title).startswith("agreement") for table in tables_of(RESULT))
+
+
 def test_the_line_of_a_method_shows_how_its_answers_were_verified() -> None:
     verified = {"strict": "-", "bounded": "-.", "relaxed": "--", "lossless": ":"}
     others = [row(name, "ModelDrafter", 20, 3.0, verification=name) for name in verified]
@@ -133,10 +197,10 @@ def test_the_line_of_a_method_shows_how_its_answers_were_verified() -> None:
 @pytest.mark.parametrize(
     ("replaced", "missing"),
     [
-        ({"curves": []}, {"draft_width", "tradeoff"}),
-        ({"curves": RESULT.curves[:3]}, {"tradeoff"}),
+        ({"curves": []}, {"draft_width", "tradeoff", "losses"}),
+        ({"curves": RESULT.curves[:3]}, {"tradeoff", "losses"}),
         ({"curves": RESULT.curves[3:]}, {"draft_width"}),
-        ({"rows": methods(20)[:2], "curves": []}, {"draft_width", "tradeoff", "acceptance"}),
+        ({"rows": methods(20)[:2], "curves": []}, {"draft_width", "tradeoff", "losses", "acceptance"}),
     ],
 )
 def test_what_was_not_measured_has_no_picture(replaced: dict[str, Any], missing: set[str]) -> None:
@@ -179,6 +243,6 @@ def test_a_browser_shows_the_page(tmp_path: Path) -> None:
     shown = json.loads(title)
     assert len(shown["images"]) == len(PICTURES)
     assert min(shown["images"]) > 300
-    assert [rows for rows, _ in shown["tables"]] == [8, 6, 6, 1]
+    assert [rows for rows, _ in shown["tables"]] == [8, 6, 3, 6, 1]
     assert all(height > 10 * rows for rows, height in shown["tables"])
     assert shown["width"] <= 1200, "nothing but a table may be wider than the window"
