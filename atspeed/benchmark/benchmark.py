@@ -35,10 +35,11 @@ from atspeed.decoding import (
     RelaxedSampling,
     SpeculativeDecoder,
 )
-from atspeed.decoding.cost import ModelSize
+from atspeed.decoding.cost import ModelSize, measured_cost
 from atspeed.models import ModelSource, dtype_name, is_packed, pack_linears
 from atspeed.provenance import provenance
-from atspeed.recommender.cost_file import load_or_measure
+from atspeed.recommender.calibration_file import load_calibration
+from atspeed.recommender.cost_file import load_costs
 
 Answers = Callable[[RequestBatch], tuple[list[Answer], Decoded | None]]
 """Batch → answers, and what speculation did, if any."""
@@ -199,8 +200,9 @@ class Benchmark:
             target_grown=grown_from(self.target_source, target, data, self.out),
             draft_grown=grown_from(self.draft_source, draft, data, self.out),
         )
-        weights = self.target_source.fingerprint(self.out)
-        cost = load_or_measure(self.out / "cost" / "target.json", target, weights)
+        needs_cost = any(method.drafter.needs_cost for method in self.methods.values())
+        load_costs(self.out, target, self.target_source, draft if needs_cost else None, self.draft_source)
+        load_calibration(draft, self.draft_source, self.target_source, self.out)
         decoders = {
             name: SpeculativeDecoder(target, loader.trie, method.drafter, method.verifier, draft)
             for name, method in {**self.methods, **(self.curves if draft else {})}.items()
@@ -211,7 +213,7 @@ class Benchmark:
             trie=loader.trie,
             target=target,
             draft=draft,
-            predictor=Predictor(cost, *sizes),
+            predictor=Predictor(measured_cost(target), *sizes),
             reference=HFGenerate(reference, data.catalog.tokens),
             decoders=decoders,
         )

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from atspeed.benchmark.rows import CoverageRow
 from atspeed.data import RequestBatch
-from atspeed.decoding import Beams, ItemTrie, PrefixScorer, next_beams
+from atspeed.decoding import ItemTrie, PrefixScorer
+from atspeed.decoding.drafters.calibration import beams_by_depth
 from atspeed.decoding.indexing import index_of
 
 
@@ -41,9 +42,9 @@ def measure_coverage(
         count += len(batch.users)
         target_scorer = PrefixScorer(target, trie, batch.prompts, batch.prompt_mask)
         draft_scorer = PrefixScorer(draft, trie, batch.prompts, batch.prompt_mask, "allowed")  # as the decoder has it
-        drafted = _beams_by_level(draft_scorer, max(draft_beams))
+        drafted = beams_by_depth(draft_scorer, max(draft_beams))[1:]
         for width in num_beams:
-            for level, (beams, best) in enumerate(zip(_beams_by_level(target_scorer, width), drafted, strict=True)):
+            for level, (beams, best) in enumerate(zip(beams_by_depth(target_scorer, width)[1:], drafted, strict=True)):
                 rank = _rank(beams.nodes, best.nodes).masked_fill(~beams.mask, 0).amax(1)  # of the worst beam, [B]
                 for size in draft_beams:
                     covered[level, width, size] += int((rank < size).sum())
@@ -53,15 +54,6 @@ def measure_coverage(
         for width in num_beams
         for size in draft_beams
     ]
-
-
-def _beams_by_level(scorer: PrefixScorer, width: int) -> list[Beams]:
-    """Return the beams of plain beam search at each level but the last."""
-    beams = [Beams.at_root(len(scorer.prompts), width, scorer.prompts.device)]
-    for _ in range(scorer.trie.num_levels - 1):
-        scorer.score(beams[-1].nodes)
-        beams.append(next_beams(scorer, beams[-1]))
-    return beams[1:]
 
 
 def _rank(nodes: Tensor, ranked: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ STAGES: dict[str, set[str]] = {"target": set(), "draft": set(), "strict": {"targ
 """Stages in order, and the stages whose models each of them starts from."""
 METHODS = """
 trie: {drafter: {class_path: TrieDrafter, init_args: {max_nodes: 256}}}
-hybrid: {drafter: {class_path: HybridDrafter, init_args: {max_nodes: 256}}}
 draft: {drafter: {class_path: ModelDrafter, init_args: {draft_beams: 40, gamma: 3}}}
+price_aware: {drafter: {class_path: PriceAwareDrafter, init_args: {batch_size: 1}}}
 """
 WARM_UP = ["--model.warmup_steps", "20"]  # the configs' would last longer than the few steps here
 SETTINGS: dict[str, list[str]] = {

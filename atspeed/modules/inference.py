@@ -119,8 +119,7 @@ class Inference(StageModule):
             pack_linears(self.draft)
         if self.drafter.needs_cost:
             load_costs(self.run_dir, self.target, self.target_source, self.draft, self.draft_source)
-            if self.draft is not None and self.draft_source is not None:
-                load_calibration(self.draft, self.draft_source, self.target_source, self.run_dir)
+            load_calibration(self.draft, self.draft_source, self.target_source, self.run_dir)
         self.main_decoder = self.decoder(self.drafter)
         self._generator = torch.Generator(self.device).manual_seed(self.seed)
 

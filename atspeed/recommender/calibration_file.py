@@ -36,17 +36,19 @@ def save_calibration(calibration: Calibration, draft: ModelSource, target: Model
     return file
 
 
-def load_calibration(model: PreTrainedModel, draft: ModelSource, target: ModelSource, run_dir: Path) -> None:
+def load_calibration(
+    model: PreTrainedModel | None, draft: ModelSource | None, target: ModelSource, run_dir: Path
+) -> None:
     """Keep a draft's calibration on its model, if it has one for the target; say so if it is for another one.
 
     Args:
-        model: the draft.
+        model: the draft, if there is one.
         draft: its source.
         target: source of the target.
         run_dir: the run folder.
     """
-    origin = draft.origin(run_dir)
-    if origin is None or not (file := origin.path / FILE).is_file():
+    origin = draft.origin(run_dir) if draft else None
+    if model is None or origin is None or not (file := origin.path / FILE).is_file():
         return
     record: dict[str, Any] = json.loads(file.read_text())
     if record["target"] != _fingerprint(target, run_dir):

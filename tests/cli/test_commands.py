@@ -124,15 +124,15 @@ def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path
     result = json.loads((run_dir / "benchmark" / "benchmark.json").read_text())
     assert set(result) == {"environment", "setting", "rows", "curves", "coverage", "predictions"}
     assert {"versions", "device", "threads", "dtype", "commit"} <= set(result["environment"])
-    methods = ["hf_generate", "plain", "trie", "trie_auto", "hybrid", "draft"]
-    lossy = ["draft_bounded", "draft_relaxed", "draft_lossless", "trie_lossless"]
+    methods = ["hf_generate", "plain", "trie", "trie_auto", "hybrid", "draft", "price_aware"]
+    lossy = ["price_aware_bounded", "draft_relaxed", "draft_lossless", "trie_lossless"]
     assert [row["method"] for row in result["rows"]] == [*methods, *lossy] * 4
     for row in result["rows"]:
         assert set(row) == COLUMNS
         assert row["requests"] == 8
         assert row["illegal_rate"] == row["duplicate_rate"] == 0
         if row["method"] in lossy:
-            assert row["verification"] == row["method"].split("_")[1]
+            assert row["verification"] == row["method"].rsplit("_", 1)[1]
             assert row["identical_to_hf"] is None
         else:
             assert row["verification"] == (None if row["method"] == "hf_generate" else "strict")
@@ -144,7 +144,7 @@ def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path
             assert row["target_calls"] == {"hf_generate": None, "plain": 4}[row["method"]]
         else:
             assert 1 <= row["target_calls"] <= 4
-        by_draft = row["method"].startswith(("hybrid", "draft"))
+        by_draft = row["method"].startswith(("hybrid", "draft", "price_aware"))
         assert (row["trie_target_calls"] is not None) == by_draft
     assert [(row["draft_beams"], row["epsilon"], row["temperature"]) for row in result["curves"]] == [
         *((width, None, None) for width in (20, 40, 80)),
