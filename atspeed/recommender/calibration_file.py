@@ -47,8 +47,10 @@ def load_calibration(
         target: source of the target.
         run_dir: the run folder.
     """
-    origin = draft.origin(run_dir) if draft else None
-    if model is None or origin is None or not (file := origin.path / FILE).is_file():
+    if model is None or draft is None:
+        return
+    origin = draft.origin(run_dir)
+    if origin is None or not (file := origin.path / FILE).is_file():
         return
     record: dict[str, Any] = json.loads(file.read_text())
     if record["target"] != _fingerprint(target, run_dir):

@@ -30,8 +30,8 @@ def config(name: str) -> list[str]:
             "FineTuning has no setting 'learning_rat'; did you mean 'learning_rate'?",
         ),
         (
-            ["predict", *config("recommend"), "--model.drafter.max_node", "3"],
-            "TrieDrafter has no setting 'max_node'; did you mean 'max_nodes'?",
+            ["predict", *config("recommend"), "--model.drafter.batch_sise", "3"],
+            "PriceAwareDrafter has no setting 'batch_sise'; did you mean 'batch_size'?",
         ),
         (
             ["predict", *config("recommend"), "--model.drafter", "TrieDraftr"],
@@ -70,7 +70,7 @@ def test_the_command_line_says_what_was_meant(
         ("num_beams:", "num_beam:", "Inference has no setting 'num_beam'; did you mean 'num_beams'?"),
         ("  precision:", "  precison:", "there is no setting 'trainer.precison'; did you mean 'trainer.precision'?"),
         ("data:", "dato:", "there is no setting 'dato.source'; did you mean 'data.source'?"),
-        ("max_nodes:", "max_node:", "TrieDrafter has no setting 'max_node'; did you mean 'max_nodes'?"),
+        ("batch_size:", "batch_sise:", "PriceAwareDrafter has no setting 'batch_sise'; did you mean 'batch_size'?"),
     ],
 )
 def test_a_config_says_what_was_meant(

@@ -10,7 +10,7 @@ from tests.cli.running import run_here
 CALLBACK = "{class_path: SpeedupMonitor, init_args: {num_batches: 0}}"
 CASES = [
     ("predict", "recommend", "--model.num_beams", "0", "model.num_beams is 0; expected 1 or more"),
-    ("predict", "recommend", "--model.drafter.max_nodes", "0", "max_nodes is 0; expected 1 or more"),
+    ("predict", "recommend", "--model.drafter.batch_size", "0", "batch_size is 0; expected 1 or more"),
     ("predict", "recommend", "--data.batch_size", "0", "data.batch_size is 0; expected 1 or more"),
     ("predict", "recommend", "--data.source.num_users", "0", "data.source.num_users is 0; expected 1 or more"),
     (
