@@ -169,10 +169,10 @@ class Calibrator:
         num_beams = beams[0].width
         most = num_beams + SPARE[-1]
         for depth, start in enumerate(beams[:-1]):
-            nodes, mask = start.nodes, start.mask
+            nodes, mask, scores = start.nodes, start.mask, start.scores
             rows = mask.any(1).nonzero()[:, 0]
             for level, expected in enumerate(beams[depth + 1 :], start=depth):
-                candidates, scores = select_top(*score_children(nodes, mask, start, None, draft), most)
+                candidates, scores = select_top(*score_children(nodes, mask, scores, start, None, draft), most)
                 threshold = scores[:, num_beams - 1 : num_beams]
                 nodes, mask = candidates, scores > -torch.inf
                 is_beam = index_of(candidates, expected.nodes)[1]

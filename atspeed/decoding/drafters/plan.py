@@ -1,38 +1,45 @@
-"""What the tokens of a round are expected to save, before the draft is called."""
+"""What the tokens of a round are expected to save, before the draft is called.
 
-from typing import NamedTuple
+The economics are a few numbers per request, so they are NumPy arrays on the host.
+"""
 
-import torch
-from torch import Tensor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from atspeed.decoding.cost import CostModel
 from atspeed.decoding.drafters.calibration import SPARE, Calibration, LevelCalibration
 
+Array = NDArray[Any]  # float64 where nothing else is said
 MOST_TOKENS = 2048  # of a call and request; what would take more is not considered
 TYPICAL_WIDTH = 2  # beam widths; of the level above, whose nodes the draft has to score
+ENGINE_CALLS = 3.0
+"""What the engine's own operations at a proposed level take, in calls of the draft for one token. Both are a hundred or
+two small operations, on a CPU as on a GPU. Measured with the 1.2 M draft on two CPU cores: about 2.5."""
 
 
 class Outlook(NamedTuple):
-    """What is expected of the draft at a level, for each request.
+    """What is expected of a level, for each request.
 
     Attributes:
-        intercept: see :class:`LevelCalibration`, ``[B, 1]``, float32.
+        intercept: see :class:`LevelCalibration`, ``[B, 1]``.
         slope: the same.
         widths: draft widths, ``[B, n]``, int64.
-        coverage: of these widths, ``[B, n]``, float32.
-        num_found: of these widths, ``[B, n]``, float32.
-        draft_seconds: of the draft call that the level takes, per request, ``[B, 1]``, float32.
+        coverage: of these widths, ``[B, n]``.
+        num_found: of these widths, ``[B, n]``.
+        draft_seconds: of the draft call that the level takes, per request, ``[B, 1]``.
         value_below: seconds that the levels below save once this one is covered, by the tokens of the call until then,
-            ``[B, MOST_TOKENS + 1]``, float32.
+            ``[B, MOST_TOKENS + 1]``.
     """
 
-    intercept: Tensor
-    slope: Tensor
-    widths: Tensor
-    coverage: Tensor
-    num_found: Tensor
-    draft_seconds: Tensor
-    value_below: Tensor
+    intercept: Array
+    slope: Array
+    widths: Array
+    coverage: Array
+    num_found: Array
+    draft_seconds: Array
+    value_below: Array
 
 
 class Plan(NamedTuple):
@@ -40,31 +47,46 @@ class Plan(NamedTuple):
 
     Attributes:
         num_beams: K.
-        seconds: of a target call, per request, by its tokens per request, ``[MOST_TOKENS + 1]``, float32; 0 for none.
+        seconds: of a target call, per request, by its tokens per request, ``[MOST_TOKENS + 1]``; 0 for none.
+        engine_seconds: of the engine's own operations at a proposed level, per request.
         tokens: of the target's call before anything is proposed, by the depth of the beams, ``[L, 1]``, int64.
-        outlooks: the tensors of :class:`Outlook` by the depth of the beams and the level, ``[L, L, …]``; where there is
+        gain_of_best: seconds that the best fixed width saves at the level right below beams of a depth, ``[L]``.
+        most_complete: most nodes with which that level pays if it is complete, ``[L]``, int64.
+        outlooks: the arrays of :class:`Outlook` by the depth of the beams and the level, ``[L, L, …]``; where there is
             nothing to draft, nothing is covered.
     """
 
     num_beams: int
-    seconds: Tensor
-    tokens: Tensor
+    seconds: Array
+    engine_seconds: float
+    tokens: Array
+    gain_of_best: Array
+    most_complete: Array
     outlooks: Outlook
 
-    def outlook(self, depth: Tensor, ahead: int) -> Outlook:
-        """Return the outlook ``ahead`` levels below beams of a depth, ``[B]``, int64."""
-        level = (depth + ahead).clamp(max=len(self.tokens) - 1)  # the last one is of leaves, and never drafted
+    def pays(self, depth: Array, num_children: Array) -> bool:
+        """Return whether any request may save time by a proposal; most of the time where calls are cheap, none does.
+
+        Args:
+            depth: of the beams, ``[B]``, int64.
+            num_children: of all beams of a request, ``[B, 1]``, int64.
+        """
+        return bool(((self.gain_of_best[depth] > 0) | (num_children[:, 0] <= self.most_complete[depth])).any())
+
+    def outlook(self, depth: Array, ahead: int) -> Outlook:
+        """Return the outlook ``ahead`` levels below beams of a depth, ``[B]``."""
+        level = np.minimum(depth + ahead, len(self.tokens) - 1)  # the last one is of leaves, and never drafted
         return Outlook(*(part[depth, level] for part in self.outlooks))
 
     def gain(
         self,
         outlook: Outlook,
-        tokens: Tensor,
-        covered: Tensor,
-        width: Tensor,
-        coverage: Tensor | float,
-        num_found: Tensor | float,
-    ) -> Tensor:
+        tokens: Array,
+        covered: Array,
+        width: Array,
+        coverage: Array | float,
+        num_found: Array | float,
+    ) -> Array:
         """Return the seconds that a level's nodes are expected to save, without the draft call, ``[B, n]``.
 
         With probability ``covered · coverage`` the level needs no call of its own, and the levels below it have their
@@ -75,18 +97,19 @@ class Plan(NamedTuple):
             tokens: of the call so far, ``[B, 1]``, int64.
             covered: probability that the beams of the levels above are covered, ``[B, 1]``.
             width: nodes to add, ``[B, n]``, int64.
-            coverage: probability that this level's beams are covered if those are.
-            num_found: how many of this level's beams are among the nodes.
+            coverage: probability that this level's beams are covered if those are, ``[B, n]``.
+            num_found: how many of this level's beams are among the nodes, ``[B, n]``.
         """
+        after = np.minimum(tokens + width, MOST_TOKENS)
         call = self.seconds[min(self.num_beams, MOST_TOKENS)]
-        missing = (self.num_beams - torch.as_tensor(num_found)).round().long().clamp(1, MOST_TOKENS)  # at least one
-        after = tokens + width
-        below = outlook.value_below.gather(1, after.clamp(max=MOST_TOKENS))
+        missing = np.clip(np.rint(self.num_beams - np.asarray(num_found)).astype(np.int64), 1, MOST_TOKENS)
+        below = np.take_along_axis(outlook.value_below, after, axis=1)
         saved = coverage * (call + below) + (1 - coverage) * (call - self.seconds[missing])
-        added = self.seconds[after.clamp(max=MOST_TOKENS)] - self.seconds[tokens.clamp(max=MOST_TOKENS)]
-        return (covered * saved - added).masked_fill(after > MOST_TOKENS, -torch.inf)
+        added = self.seconds[after] - self.seconds[np.minimum(tokens, MOST_TOKENS)]
+        gain = covered * saved - added - self.engine_seconds
+        return np.where(tokens + width > MOST_TOKENS, -np.inf, np.where(width > 0, gain, 0.0))
 
-    def expected_gain(self, outlook: Outlook, tokens: Tensor, covered: Tensor) -> Tensor:
+    def expected_gain(self, outlook: Outlook, tokens: Array, covered: Array) -> Array:
         """Return the seconds that each of the outlook's widths saves on average, less its draft call, ``[B, n]``."""
         gain = self.gain(outlook, tokens, covered, outlook.widths, outlook.coverage, outlook.num_found)
         return gain - outlook.draft_seconds
@@ -100,7 +123,6 @@ def make_plan(
     num_levels: int,
     batch_size: int,
     prompt_tokens: int,
-    device: torch.device,
 ) -> Plan:
     """Make a plan.
 
@@ -115,47 +137,56 @@ def make_plan(
         num_levels: L.
         batch_size: requests of a call.
         prompt_tokens: of the first call.
-        device: of the tensors.
     """
-    seconds = target.seconds_by_tokens(MOST_TOKENS, batch_size, prompt_tokens) / batch_size
-    calls = torch.tensor([prompt_tokens] + [num_beams] * (num_levels - 1), device=device)[:, None]
-    plan = Plan(num_beams, torch.tensor(seconds, dtype=torch.float32, device=device), calls, Outlook(*[calls] * 7))
-    all_tokens = torch.arange(MOST_TOKENS + 1, device=device)[:, None]
+    calls = [min(prompt_tokens, MOST_TOKENS)] + [min(num_beams, MOST_TOKENS)] * (num_levels - 1)
+    plan = Plan(
+        num_beams=num_beams,
+        seconds=target.seconds_by_tokens(MOST_TOKENS, batch_size, prompt_tokens) / batch_size,
+        engine_seconds=ENGINE_CALLS * draft.seconds(1) / batch_size,
+        tokens=np.array(calls)[:, None],
+        gain_of_best=np.zeros(num_levels),
+        most_complete=np.zeros(num_levels, dtype=np.int64),
+        outlooks=Outlook(*[np.zeros(0)] * 7),
+    )
+    all_tokens = np.arange(MOST_TOKENS + 1)[:, None]
     rows = []
     for depth in range(num_levels):
-        row, value = [], torch.zeros(1, MOST_TOKENS + 1, device=device)
+        row, value = [], np.zeros(MOST_TOKENS + 1)
         for level in reversed(range(num_levels)):
-            drafted = int(calls[depth]) if level == depth else TYPICAL_WIDTH * num_beams
+            drafted = calls[depth] if level == depth else TYPICAL_WIDTH * num_beams
             draft_seconds = draft.seconds(drafted, batch_size, prompt_tokens) / batch_size
             found = calibration.find(num_beams, depth, level) if calibration and level < num_levels - 1 else None
             outlook = _outlook(found or nothing_found(num_beams), num_beams, draft_seconds, value)
             row.append(outlook)
-            at_all = outlook._replace(value_below=value.expand(len(all_tokens), -1))
-            value = plan.expected_gain(at_all, all_tokens, torch.ones_like(value.T)).amax(1).clamp(min=0)[None]
+            at_all = Outlook(*(np.broadcast_to(part, (len(all_tokens), part.shape[-1])) for part in outlook))
+            value = plan.expected_gain(at_all, all_tokens, np.ones((len(all_tokens), 1))).max(1).clip(min=0)
         rows.append(row[::-1])
-    parts = [torch.stack([torch.cat([outlook[part] for outlook in row]) for row in rows]) for part in range(7)]
-    return plan._replace(outlooks=Outlook(*parts))
+    parts = [np.stack([np.stack([outlook[part] for outlook in row]) for row in rows]) for part in range(7)]
+    plan = plan._replace(outlooks=Outlook(*parts))
+    depths, one = np.arange(num_levels), np.ones((num_levels, 1))
+    outlook, widths = plan.outlook(depths, 0), np.broadcast_to(all_tokens.T, (num_levels, len(all_tokens)))
+    complete = plan.gain(outlook, plan.tokens, one, widths, 1.0, num_beams) > 0
+    return plan._replace(
+        gain_of_best=plan.expected_gain(outlook, plan.tokens, one).max(1),
+        most_complete=(widths * complete).max(1),
+    )
 
 
 def nothing_found(num_beams: int) -> LevelCalibration:
     """Return the calibration of a draft that never proposes a beam."""
     none = (0,) * len(SPARE)
-    return LevelCalibration(num_beams, 0, 0, -100.0, 0.0, (1,) * len(SPARE), none, none, requests=0)
+    return LevelCalibration(num_beams, 0, 0, 0.0, 0.0, (1,) * len(SPARE), none, none, requests=0)
 
 
-def _outlook(found: LevelCalibration, num_beams: int, draft_seconds: float, value_below: Tensor) -> Outlook:
-    """Return the outlook of a level; a calibration of another beam width is scaled."""
+def _outlook(found: LevelCalibration, num_beams: int, draft_seconds: float, value_below: Array) -> Outlook:
+    """Return the outlook of a level for one request; a calibration of another beam width is scaled."""
     scale = num_beams / found.num_beams
-
-    def row(*values: float) -> Tensor:
-        return torch.tensor([values], dtype=torch.float32, device=value_below.device)
-
     return Outlook(
-        intercept=row(found.intercept),
-        slope=row(found.slope),
-        widths=(row(*found.widths) * scale).round().long(),
-        coverage=row(*found.coverage),
-        num_found=row(*found.num_found) * scale,
-        draft_seconds=row(draft_seconds),
+        intercept=np.array([found.intercept]),
+        slope=np.array([found.slope]),
+        widths=np.rint(np.array(found.widths) * scale).astype(np.int64),
+        coverage=np.array(found.coverage, dtype=float),
+        num_found=np.array(found.num_found, dtype=float) * scale,
+        draft_seconds=np.array([draft_seconds]),
         value_below=value_below,
     )

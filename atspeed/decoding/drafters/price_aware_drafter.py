@@ -3,9 +3,9 @@
 import logging
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from atspeed.checks import require_at_least
@@ -15,13 +15,13 @@ from atspeed.decoding.cost.timed_calls import CONTEXT
 from atspeed.decoding.drafters.calibration import SPARE, kept_calibration
 from atspeed.decoding.drafters.drafted_scores import score_children
 from atspeed.decoding.drafters.drafter import Drafter, Proposal, Select, require_draft
-from atspeed.decoding.drafters.plan import Outlook, Plan, make_plan
+from atspeed.decoding.drafters.plan import Array, Outlook, Plan, make_plan
 from atspeed.decoding.scorer import PrefixScorer
-from atspeed.decoding.trie import ROOT
+from atspeed.decoding.trie import ROOT, ItemTrie
 
 log = logging.getLogger(__name__)
 
-PROMPT_STEP = 16  # prompts are counted in multiples of it, so that there are few plans
+PROMPT_STEP = 32  # prompts are counted in multiples of it, so that there are few plans
 
 
 class Choice(NamedTuple):
@@ -36,8 +36,18 @@ class Choice(NamedTuple):
 
     nodes: Tensor
     scores: Tensor
-    width: Tensor
-    coverage: Tensor
+    width: Array
+    coverage: Array
+
+    @classmethod
+    def first(cls, nodes: Tensor, scores: Tensor, width: Array, coverage: Array) -> "Choice":
+        """Return the choice of the first ``width`` of some nodes."""
+        most = int(width.max())
+        nodes, scores = nodes[:, :most], scores[:, :most]
+        if (width < most).any():
+            is_out = torch.arange(nodes.shape[1], device=nodes.device) >= torch.from_numpy(width).to(nodes.device)
+            nodes, scores = nodes.masked_fill(is_out, ROOT), scores.masked_fill(is_out, -torch.inf)
+        return cls(nodes, scores, width, coverage * (width > 0))
 
 
 class PriceAwareDrafter(Drafter):
@@ -97,40 +107,48 @@ class PriceAwareDrafter(Drafter):
         """Return the nodes that are expected to save more than they cost; see :meth:`Drafter.propose`."""
         draft = require_draft(draft, self)
         plan, trie, samples = self._plan(beams, target), target.trie, self._tolerance is None
-        nodes, mask, tokens = beams.nodes, beams.mask, plan.tokens[beams.depth]  # [B, K], [B, K], [B, 1]
-        covered = torch.ones_like(tokens, dtype=torch.float32)
-        took_all = torch.ones_like(tokens, dtype=torch.bool)
+        depth = beams.depth.cpu().numpy()
+        nodes, mask = beams.nodes, beams.mask
+        num_children = count_children(nodes, mask, trie)
+        if not plan.pays(depth, num_children):
+            return Proposal(nodes[:, :0], [])
+        tokens, covered = plan.tokens[depth], np.ones((len(depth), 1))  # [B, 1]
+        took_all = covered > 0
+        scores: Tensor | None = beams.scores
         levels, drawn = [nodes[:, :0]], []
-        for ahead in range(trie.num_levels - 1 - int(beams.depth.min())):
-            outlook = plan.outlook(beams.depth, ahead)
-            num_children = (trie.num_children[nodes] * mask).sum(1, keepdim=True)
-            possible = (beams.depth + ahead < trie.num_levels - 1)[:, None] & (num_children > 0)
-            gain_of_best = plan.expected_gain(outlook, tokens, covered).amax(1, keepdim=True)
+        for ahead in range(trie.num_levels - 1 - int(depth.min())):
+            outlook = plan.outlook(depth, ahead)
+            possible = (depth + ahead < trie.num_levels - 1)[:, None] & (num_children > 0)
+            gain_of_best = plan.expected_gain(outlook, tokens, covered).max(1, keepdims=True)
             gain_of_all = plan.gain(outlook, tokens, covered, num_children, 1.0, plan.num_beams)
-            takes_all = possible & (gain_of_all > 0) & (gain_of_all >= gain_of_best)  # [B, 1]
+            takes_all = possible & (gain_of_all > 0) & (gain_of_all >= gain_of_best)
             takes_best = possible & (gain_of_best > 0) & ~takes_all
             if samples and ahead:  # nothing may depend on what was drawn at a level above
                 takes_all, takes_best = takes_all & took_all, takes_best & ~took_all
             if not (takes_all | takes_best).any():
                 break
-            parents, took_all = nodes, takes_all
-            nodes = trie.children(parents, mask & takes_all).values
-            width, coverage = num_children * takes_all, takes_all.float()
-            chosen, scores = nodes[:, :0], covered[:, :0]
+            took_all = takes_all
+            width, coverage = num_children * takes_all, takes_all.astype(float)
+            parts = []
+            if takes_all.any():
+                parts.append(trie.children(nodes, mask & torch.from_numpy(takes_all).to(mask.device)).values)
+            choice = None
             if takes_best.any():
-                candidates = score_children(parents, mask & takes_best, beams, None if samples else target, draft)
+                is_ranked = mask & torch.from_numpy(takes_best).to(mask.device)
+                candidates = score_children(nodes, is_ranked, scores, beams, None if samples else target, draft)
                 if samples:
                     choice = draw_planned(*candidates, plan, outlook, tokens, covered, select)
                 else:
                     choice = choose_width(*candidates, plan, outlook, tokens, covered, self._tolerance or 0.0)
-                chosen, scores = choice.nodes, choice.scores
-                nodes = torch.cat([nodes, chosen], dim=1)
-                width = width.where(takes_all, choice.width)
-                coverage = coverage.where(takes_all, choice.coverage)
-            drawn.append((chosen, scores))
-            levels.append(nodes)
+                parts.append(choice.nodes)
+                width = np.where(takes_all, width, choice.width)
+                coverage = np.where(takes_all, coverage, choice.coverage)
+            drawn.append((choice.nodes, choice.scores) if choice else (nodes[:, :0], beams.scores[:, :0]))
+            nodes = torch.cat(parts, dim=1)
             mask = nodes != ROOT
-            tokens, covered = tokens + width, covered * coverage
+            scores = choice.scores if choice and not takes_all.any() else None
+            tokens, covered, num_children = tokens + width, covered * coverage, count_children(nodes, mask, trie)
+            levels.append(nodes)
         return Proposal(torch.cat(levels, dim=1), drawn if samples else [])
 
     def _plan(self, beams: Beams, target: PrefixScorer) -> Plan:
@@ -149,13 +167,17 @@ class PriceAwareDrafter(Drafter):
                 target.trie.num_levels,
                 batch_size,
                 prompt_tokens,
-                beams.nodes.device,
             )
         return self._plans[key]
 
 
+def count_children(nodes: Tensor, mask: Tensor, trie: ItemTrie) -> Array:
+    """Return how many children the nodes of each request have, ``[B, W] → [B, 1]``."""
+    return (trie.num_children[nodes] * mask).sum(1, keepdim=True).cpu().numpy()
+
+
 def choose_width(
-    nodes: Tensor, scores: Tensor, plan: Plan, outlook: Outlook, tokens: Tensor, covered: Tensor, tolerance: float
+    nodes: Tensor, scores: Tensor, plan: Plan, outlook: Outlook, tokens: Array, covered: Array, tolerance: float
 ) -> Choice:
     """Choose the number of the best candidates that is expected to save most, 0 or more.
 
@@ -164,53 +186,62 @@ def choose_width(
         scores: minus infinity at padding, ``[B, W]``, float32.
         plan: the prices.
         outlook: of the level.
-        tokens: of the target's call so far, ``[B, 1]``, int64.
+        tokens: of the target's call so far, ``[B, 1]``.
         covered: probability that the beams of the levels above are proposed, ``[B, 1]``.
         tolerance: share of the level's mass that may be missing.
     """
-    num_beams, all_scores = plan.num_beams, scores
-    nodes, scores = select_top(nodes, scores, max(num_beams, min(num_beams + SPARE[-1], scores.shape[1])))
-    threshold = scores[:, num_beams - 1 : num_beams]
-    odds = beam_odds(scores, threshold, outlook)  # [B, N]
-    share_found = odds.cumsum(1) / beam_odds(all_scores, threshold, outlook).sum(1, keepdim=True).clamp(min=1e-9)
-    share_found = pad(share_found.clamp(max=1), (1, 0))  # of the K beams, among the best 0, 1, … N
+    num_beams = plan.num_beams
+    best, best_scores = select_top(nodes, scores, max(num_beams, min(num_beams + SPARE[-1], scores.shape[1])))
+    threshold = best_scores[
+        :, num_beams - 1 : num_beams
+    ]  # minus infinity if there are fewer candidates: all are beams then
+    intercept, slope = (torch.from_numpy(part).to(scores) for part in (outlook.intercept, outlook.slope))
+    odds_of_all = torch.where(threshold > -torch.inf, (intercept + slope * (scores - threshold)).sigmoid(), 1.0)
+    total = odds_of_all.masked_fill(scores == -torch.inf, 0.0).sum(1, keepdim=True).cpu().numpy()
+    values = best_scores.double().cpu().numpy()
+    odds = beam_odds(values, num_beams, outlook)
+    share_found = _from_zero(np.minimum(odds.cumsum(1) / np.maximum(total, 1e-9), 1.0))  # of K, [B, N + 1]
     coverage = share_found**num_beams
     if tolerance:  # beams may be missing as long as their mass is small; their number is Poisson distributed
-        mass = odds * (scores - scores[:, :num_beams].logsumexp(1, keepdim=True)).exp()
-        mass_missing = pad(mass.flip(1).cumsum(1).flip(1), (0, 1)).clamp(min=1e-9)
-        num_missing = num_beams * (1 - share_found)
-        coverage = torch.special.gammaincc(1 + tolerance * num_missing / mass_missing, -coverage.log())
-    widths = torch.arange(coverage.shape[1], device=nodes.device).expand_as(coverage)
+        mass = odds * np.exp(values - np.logaddexp.reduce(values[:, :num_beams], axis=1, keepdims=True))
+        mass_missing = np.maximum(mass.sum(1, keepdims=True) - _from_zero(mass.cumsum(1)), 1e-9)
+        allowed = tolerance * num_beams * (1 - share_found) / mass_missing
+        rate = -np.log(np.maximum(coverage, 1e-300))
+        coverage = torch.special.gammaincc(torch.from_numpy(1 + allowed), torch.from_numpy(rate)).numpy()
+    widths = np.broadcast_to(np.arange(coverage.shape[1]), coverage.shape)
     gain = plan.gain(outlook, tokens, covered, widths, coverage, num_beams * share_found)
-    width = gain.argmax(1, keepdim=True)
-    nodes, scores = nodes[:, : int(width.max())], scores[:, : int(width.max())]
-    inside = widths[:, : nodes.shape[1]] < width
-    return Choice(
-        nodes * inside, scores.masked_fill(~inside, -torch.inf), width, coverage.gather(1, width) * (width > 0)
-    )
+    width = gain.argmax(1)[:, None]
+    return Choice.first(best, best_scores, width, np.take_along_axis(coverage, width, axis=1))
 
 
-def beam_odds(scores: Tensor, threshold: Tensor, outlook: Outlook) -> Tensor:
+def beam_odds(scores: Array, num_beams: int, outlook: Outlook) -> Array:
     """Return the probability that each candidate is one of the target's K beams, ``[B, N]``.
 
     Args:
-        scores: of the candidates, minus infinity at padding, ``[B, N]``, float32.
-        threshold: the K-th best score, minus infinity if there are fewer candidates, ``[B, 1]``, float32.
+        scores: of the candidates, best first, minus infinity at padding, ``[B, N]``; K or more.
+        num_beams: K.
         outlook: of the level.
     """
-    odds = (outlook.intercept + outlook.slope * (scores - threshold)).sigmoid().where(threshold > -torch.inf, 1.0)
-    return odds.masked_fill(scores == -torch.inf, 0.0)
+    threshold = scores[:, num_beams - 1 : num_beams]
+    with np.errstate(invalid="ignore", over="ignore"):
+        odds = 1 / (1 + np.exp(-outlook.intercept - outlook.slope * (scores - threshold)))
+    odds = np.where(threshold > -np.inf, odds, 1.0)  # with fewer than K candidates all are beams
+    return np.where(scores > -np.inf, odds, 0.0)
 
 
 def draw_planned(
-    nodes: Tensor, scores: Tensor, plan: Plan, outlook: Outlook, tokens: Tensor, covered: Tensor, select: Select
+    nodes: Tensor, scores: Tensor, plan: Plan, outlook: Outlook, tokens: Array, covered: Array, select: Select
 ) -> Choice:
     """Draw as many candidates as the best fixed width says; arguments as of :func:`choose_width`.
 
     ``select`` draws without replacement, so that the first n of more nodes are a draw of n.
     """
-    best = plan.expected_gain(outlook, tokens, covered).argmax(1, keepdim=True)
-    width = outlook.widths.gather(1, best)
-    nodes, scores = select(nodes, scores, int(width.max()))
-    inside = torch.arange(nodes.shape[1], device=nodes.device) < width
-    return Choice(nodes * inside, scores.masked_fill(~inside, -torch.inf), width, outlook.coverage.gather(1, best))
+    best = plan.expected_gain(outlook, tokens, covered).argmax(1)[:, None]
+    width = np.take_along_axis(outlook.widths, best, axis=1)
+    drawn = select(nodes, scores, int(width.max()))
+    return Choice.first(*drawn, width, np.take_along_axis(outlook.coverage, best, axis=1))
+
+
+def _from_zero(values: Array) -> Array:
+    """Return ``[B, N]`` with a column of zeros before the first."""
+    return np.pad(values, ((0, 0), (1, 0)))
