@@ -118,10 +118,19 @@ class Inference(StageModule):
         if self.draft is not None:
             pack_linears(self.draft)
         if self.drafter.needs_cost:
-            load_costs(self.run_dir, self.target, self.target_source, self.draft, self.draft_source)
-            load_calibration(self.draft, self.draft_source, self.target_source, self.run_dir)
+            self._load_costs()
         self.main_decoder = self.decoder(self.drafter)
         self._generator = torch.Generator(self.device).manual_seed(self.seed)
+
+    def _load_costs(self) -> None:
+        """Look up what calls cost, measured by one process if need be, and the draft's calibration."""
+        barrier = self.trainer.strategy.barrier
+        if not self.trainer.is_global_zero:
+            barrier()
+        load_costs(self.run_dir, self.target, self.target_source, self.draft, self.draft_source)
+        if self.trainer.is_global_zero:
+            barrier()
+        load_calibration(self.draft, self.draft_source, self.target_source, self.run_dir)
 
     def decoder(self, drafter: Drafter) -> SpeculativeDecoder:
         """Return a decoder with this module's models and verifier and the given drafter."""

@@ -68,6 +68,8 @@ def command(run_dir: Path, processes: int) -> list[str]:
         "trainer.accelerator": "cpu",
         "trainer.devices": processes,
         "trainer.strategy": "ddp" if processes > 1 else "auto",
+        "model.drafter": "TrieDrafter",
+        "model.drafter.max_nodes": MAX_NODES,
         "data.source": "EmbeddedCatalog",
         **{f"data.source.{name}": value for name, value in SOURCE.items()},
         "data.batch_size": 4,

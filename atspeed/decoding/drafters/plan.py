@@ -114,6 +114,20 @@ class Plan(NamedTuple):
         gain = self.gain(outlook, tokens, covered, outlook.widths, outlook.coverage, outlook.num_found)
         return gain - outlook.draft_seconds
 
+    def decide(self, outlook: Outlook, tokens: Array, covered: Array, num_children: Array) -> tuple[Array, Array]:
+        """Return which requests take a level complete, and which the draft's best of it; ``[B, 1]``, bool each.
+
+        Args:
+            outlook: of the level.
+            tokens: see :meth:`gain`.
+            covered: see :meth:`gain`.
+            num_children: nodes of the complete level, 0 where there is none, ``[B, 1]``, int64.
+        """
+        gain_of_best = self.expected_gain(outlook, tokens, covered).max(1, keepdims=True)
+        gain_of_all = self.gain(outlook, tokens, covered, num_children, 1.0, self.num_beams)
+        takes_all = (num_children > 0) & (gain_of_all > 0) & (gain_of_all >= gain_of_best)
+        return takes_all, (num_children > 0) & (gain_of_best > 0) & ~takes_all
+
 
 def make_plan(
     target: CostModel,

@@ -40,6 +40,12 @@ class Choice(NamedTuple):
     coverage: Array
 
     @classmethod
+    def nothing(cls, nodes: Tensor) -> "Choice":
+        """Return the choice of no node, for as many requests as the nodes ``[B, W]`` are of."""
+        none = np.zeros((len(nodes), 1), dtype=np.int64)
+        return cls(nodes[:, :0], nodes[:, :0].float(), none, none.astype(float))
+
+    @classmethod
     def first(cls, nodes: Tensor, scores: Tensor, width: Array, coverage: Array) -> "Choice":
         """Return the choice of the first ``width`` of some nodes."""
         most = int(width.max())
@@ -109,46 +115,37 @@ class PriceAwareDrafter(Drafter):
         plan, trie, samples = self._plan(beams, target), target.trie, self._tolerance is None
         depth = beams.depth.cpu().numpy()
         nodes, mask = beams.nodes, beams.mask
-        num_children = count_children(nodes, mask, trie)
+        scores: Tensor | None = beams.scores
+        num_children = count_inner_children(nodes, mask, trie)
         if not plan.pays(depth, num_children):
             return Proposal(nodes[:, :0], [])
         tokens, covered = plan.tokens[depth], np.ones((len(depth), 1))  # [B, 1]
         took_all = covered > 0
-        scores: Tensor | None = beams.scores
         levels, drawn = [nodes[:, :0]], []
         for ahead in range(trie.num_levels - 1 - int(depth.min())):
             outlook = plan.outlook(depth, ahead)
-            possible = (depth + ahead < trie.num_levels - 1)[:, None] & (num_children > 0)
-            gain_of_best = plan.expected_gain(outlook, tokens, covered).max(1, keepdims=True)
-            gain_of_all = plan.gain(outlook, tokens, covered, num_children, 1.0, plan.num_beams)
-            takes_all = possible & (gain_of_all > 0) & (gain_of_all >= gain_of_best)
-            takes_best = possible & (gain_of_best > 0) & ~takes_all
+            takes_all, takes_best = plan.decide(outlook, tokens, covered, num_children)
             if samples and ahead:  # nothing may depend on what was drawn at a level above
                 takes_all, takes_best = takes_all & took_all, takes_best & ~took_all
             if not (takes_all | takes_best).any():
                 break
-            took_all = takes_all
-            width, coverage = num_children * takes_all, takes_all.astype(float)
-            parts = []
+            took_all, complete, choice = takes_all, nodes[:, :0], Choice.nothing(nodes)
             if takes_all.any():
-                parts.append(trie.children(nodes, mask & torch.from_numpy(takes_all).to(mask.device)).values)
-            choice = None
+                complete = trie.children(nodes, mask & _to(takes_all, mask)).values
             if takes_best.any():
-                is_ranked = mask & torch.from_numpy(takes_best).to(mask.device)
-                candidates = score_children(nodes, is_ranked, scores, beams, None if samples else target, draft)
+                known = None if samples else target
+                candidates = score_children(nodes, mask & _to(takes_best, mask), scores, beams, known, draft)
                 if samples:
                     choice = draw_planned(*candidates, plan, outlook, tokens, covered, select)
                 else:
                     choice = choose_width(*candidates, plan, outlook, tokens, covered, self._tolerance or 0.0)
-                parts.append(choice.nodes)
-                width = np.where(takes_all, width, choice.width)
-                coverage = np.where(takes_all, coverage, choice.coverage)
-            drawn.append((choice.nodes, choice.scores) if choice else (nodes[:, :0], beams.scores[:, :0]))
-            nodes = torch.cat(parts, dim=1)
-            mask = nodes != ROOT
-            scores = choice.scores if choice and not takes_all.any() else None
-            tokens, covered, num_children = tokens + width, covered * coverage, count_children(nodes, mask, trie)
-            levels.append(nodes)
+            levels.append(torch.cat([complete, choice.nodes], dim=1))
+            drawn.append((choice.nodes, choice.scores))
+            nodes, mask = levels[-1], levels[-1] != ROOT
+            scores = None if takes_all.any() else choice.scores
+            tokens = tokens + np.where(takes_all, num_children, choice.width)
+            covered = covered * np.where(takes_all, 1.0, choice.coverage)
+            num_children = count_inner_children(nodes, mask, trie)
         return Proposal(torch.cat(levels, dim=1), drawn if samples else [])
 
     def _plan(self, beams: Beams, target: PrefixScorer) -> Plan:
@@ -171,9 +168,13 @@ class PriceAwareDrafter(Drafter):
         return self._plans[key]
 
 
-def count_children(nodes: Tensor, mask: Tensor, trie: ItemTrie) -> Array:
-    """Return how many children the nodes of each request have, ``[B, W] → [B, 1]``."""
-    return (trie.num_children[nodes] * mask).sum(1, keepdim=True).cpu().numpy()
+def count_inner_children(nodes: Tensor, mask: Tensor, trie: ItemTrie) -> Array:
+    """Return how many children the nodes of each request have that lead further, ``[B, W] → [B, 1]``, int64.
+
+    Leaves are counted as well where a node has both, which happens with semantic IDs of different lengths only.
+    """
+    leads_on = mask & (trie.subtree_size[nodes] > 1)
+    return (trie.num_children[nodes] * leads_on).sum(1, keepdim=True).cpu().numpy()
 
 
 def choose_width(
@@ -245,3 +246,8 @@ def draw_planned(
 def _from_zero(values: Array) -> Array:
     """Return ``[B, N]`` with a column of zeros before the first."""
     return np.pad(values, ((0, 0), (1, 0)))
+
+
+def _to(choice: Array, mask: Tensor) -> Tensor:
+    """Return a boolean per request, ``[B, 1]``, on the device of a mask."""
+    return torch.from_numpy(choice).to(mask.device)
