@@ -1,7 +1,9 @@
 """The one function that calls a model."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import inspect
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +73,8 @@ def child_log_probs(
     """
     dtype = dtype or model.dtype
     bias = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
-    inputs = {"position_ids": positions, "attention_mask": bias[:, None], "past_key_values": cache, "use_cache": True}
+    inputs: dict[str, Any] = {"position_ids": positions, "attention_mask": bias[:, None], "use_cache": True}
+    inputs[cache_argument(type(model).forward)] = cache
     logits_per_position = tokens.shape[0] * getattr(model, HEAD_APART, 0)
     if num_parents * logits_per_position > MAX_LOGITS:
         hidden = model.base_model(input_ids=tokens, **inputs).last_hidden_state[:, -num_parents:]
@@ -84,6 +87,12 @@ def child_log_probs(
         total = _logsumexp_by(wanted.parent, log_probs.masked_fill(~wanted.legal, -torch.inf), num_parents)
         log_probs = (log_probs - total.gather(1, wanted.parent)).clamp(max=0)  # rounding may lift a certain child above
     return torch.where(wanted.legal, log_probs, -torch.inf)
+
+
+@lru_cache
+def cache_argument(forward: Callable[..., Any]) -> str:
+    """Return the name under which a model's ``forward`` takes its cache: ``past_key_values`` before transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def _gather_in_chunks(

@@ -20,7 +20,7 @@ def watched(model: PreTrainedModel) -> tuple[PreTrainedModel, list[CallShape]]:
 
     def look(_: object, __: object, inputs: dict[str, Any]) -> None:
         batch_size, tokens = inputs["input_ids"].shape
-        cache = inputs.get("past_key_values")
+        cache = inputs.get("cache", inputs.get("past_key_values"))
         calls.append(CallShape(tokens, batch_size, cache.get_seq_length() if cache else 0))
 
     model.register_forward_pre_hook(look, with_kwargs=True)
