@@ -91,7 +91,7 @@ def child_log_probs(
 
 @lru_cache
 def cache_argument(forward: Callable[..., Any]) -> str:
-    """Return the name under which a model's ``forward`` takes its cache: ``past_key_values`` before transformers 5.24."""
+    """Return the name of the argument of ``forward`` for the cache: ``past_key_values`` before transformers 5.24."""
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
