@@ -5,11 +5,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed.decoding.beams import Beams, select_top
+from atspeed.decoding.drafters.drafted_scores import scores_of
 from atspeed.decoding.drafters.drafter import Drafter, Proposal, Select, require_draft
 from atspeed.decoding.drafters.frontier import (
     Frontier,
     MaxNodes,
-    beam_above,
     check_budget,
     expand_complete_levels,
     needs_scoring,
@@ -67,19 +67,10 @@ def _ranked_children(
 ) -> tuple[Tensor, Tensor]:
     """Return the children of the frontier in the order of the draft, at most ``width``, and their scores."""
     children, log_probs = draft.children(frontier.nodes)  # [B, W, C]
-    scores = _scores_by_draft(frontier.nodes, beams, draft).masked_fill(~frontier.mask, -torch.inf)
+    scores = scores_of(frontier.nodes, beams, None, draft).masked_fill(~frontier.mask, -torch.inf)
     children, scores = children.flatten(1), (scores[..., None] + log_probs).flatten(1)  # [B, W · C]
     scores = scores.masked_fill(~needs_scoring(children, target), -torch.inf)
     return select_top(children, scores, min(width, children.shape[1]))
-
-
-def _scores_by_draft(nodes: Tensor, beams: Beams, draft: PrefixScorer) -> Tensor:
-    """Return the scores of descendants of the beams: the beam's, continued by the draft; ``[B, W]``, float32."""
-    path = draft.trie.path(nodes)  # [B, W, L]
-    below_beam = draft.trie.depth(path) > beams.depth[:, None, None]
-    log_probs = draft.log_probs(path.flatten(1)).view(path.shape)
-    continued = torch.where(below_beam, log_probs, 0).sum(2)
-    return continued + beams.scores.gather(1, beam_above(nodes, beams, draft.trie))
 
 
 def _subtrees(candidates: Tensor, scores: Tensor, budget: Tensor, num_beams: int, target: PrefixScorer) -> list[Tensor]:
