@@ -196,14 +196,12 @@ def choose_width(
     threshold = best_scores[
         :, num_beams - 1 : num_beams
     ]  # minus infinity if there are fewer candidates: all are beams then
-    intercept, slope = (torch.from_numpy(part).to(scores) for part in (outlook.intercept, outlook.slope))
-    odds_of_all = torch.where(threshold > -torch.inf, (intercept + slope * (scores - threshold)).sigmoid(), 1.0)
-    total = odds_of_all.masked_fill(scores == -torch.inf, 0.0).sum(1, keepdim=True).cpu().numpy()
-    values = best_scores.double().cpu().numpy()
-    odds = beam_odds(values, num_beams, outlook)
+    total = beam_odds(scores, threshold, outlook).sum(1, keepdim=True).cpu().numpy()
+    odds = beam_odds(best_scores, threshold, outlook).double().cpu().numpy()
     share_found = _from_zero(np.minimum(odds.cumsum(1) / np.maximum(total, 1e-9), 1.0))  # of K, [B, N + 1]
     coverage = share_found**num_beams
     if tolerance:  # beams may be missing as long as their mass is small; their number is Poisson distributed
+        values = best_scores.double().cpu().numpy()
         mass = odds * np.exp(values - np.logaddexp.reduce(values[:, :num_beams], axis=1, keepdims=True))
         mass_missing = np.maximum(mass.sum(1, keepdims=True) - _from_zero(mass.cumsum(1)), 1e-9)
         allowed = tolerance * num_beams * (1 - share_found) / mass_missing
@@ -215,19 +213,17 @@ def choose_width(
     return Choice.first(best, best_scores, width, np.take_along_axis(coverage, width, axis=1))
 
 
-def beam_odds(scores: Array, num_beams: int, outlook: Outlook) -> Array:
-    """Return the probability that each candidate is one of the target's K beams, ``[B, N]``.
+def beam_odds(scores: Tensor, threshold: Tensor, outlook: Outlook) -> Tensor:
+    """Return the probability that each candidate is one of the target's K beams, ``[B, N]``, float32.
 
     Args:
-        scores: of the candidates, best first, minus infinity at padding, ``[B, N]``; K or more.
-        num_beams: K.
+        scores: of the candidates, minus infinity at padding, ``[B, N]``, float32.
+        threshold: the K-th best score, minus infinity with fewer candidates: all are beams then, ``[B, 1]``, float32.
         outlook: of the level.
     """
-    threshold = scores[:, num_beams - 1 : num_beams]
-    with np.errstate(invalid="ignore", over="ignore"):
-        odds = 1 / (1 + np.exp(-outlook.intercept - outlook.slope * (scores - threshold)))
-    odds = np.where(threshold > -np.inf, odds, 1.0)  # with fewer than K candidates all are beams
-    return np.where(scores > -np.inf, odds, 0.0)
+    intercept, slope = (torch.from_numpy(part).to(scores) for part in (outlook.intercept, outlook.slope))
+    odds = (intercept + slope * (scores - threshold)).sigmoid().where(threshold > -torch.inf, 1.0)
+    return odds.masked_fill(scores == -torch.inf, 0.0)
 
 
 def draw_planned(
