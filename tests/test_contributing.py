@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from atspeed.data import Interactions
+from atspeed.data import Dataset
 from atspeed.decoding import ItemTrie, NoDrafter, SpeculativeDecoder
 from atspeed.losses import Prefixes
 from tests.decoding.tiny import random_prompts, random_sids, tiny_model
@@ -52,7 +52,7 @@ def test_the_example_of_a_drafter() -> None:
 def test_the_example_of_a_data_source(tmp_path: Path) -> None:
     (tmp_path / "sids.json").write_text(json.dumps({"soap": ["<a_0>", "<b_1>"], "comb": ["<a_0>", "<b_2>"]}))
     (tmp_path / "interactions.csv").write_text("ann,soap\nbob,comb\nann,comb\nann,soap\nann,comb\n")
-    data: Interactions = example("CsvInteractions")(tmp_path).load()
+    data: Dataset = example("CsvInteractions")(tmp_path).load()
     assert data.users == ["ann", "bob"]
     assert data.train.tolist() == [[0, 1], []]
     assert data.valid.tolist() == [[0], []]

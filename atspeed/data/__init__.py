@@ -1,16 +1,16 @@
-"""Interactions, their splits, examples, batches and loaders."""
+"""Data sets, their splits, examples, batches and loaders."""
 
 from atspeed.data.batches import RequestBatch, SequenceBatch
 from atspeed.data.datamodule import RecommendationData
-from atspeed.data.interactions import Interactions
+from atspeed.data.dataset import Dataset
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources import AtSpeedLayout, EmbeddedCatalog, InteractionSource
 
 __all__ = [
     "AtSpeedLayout",
+    "Dataset",
     "EmbeddedCatalog",
     "InteractionSource",
-    "Interactions",
     "ItemSequences",
     "RecommendationData",
     "RequestBatch",

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from atspeed.checks import require_at_least
 from atspeed.data import splits
 from atspeed.data.batches import BatchedDataset, RequestBatch, collate_requests, collate_sequences
+from atspeed.data.dataset import Dataset
 from atspeed.data.examples import Examples, RequestExample, SequenceExample
 from atspeed.data.histories import Histories, read_histories
-from atspeed.data.interactions import Interactions
 from atspeed.data.item_sequences import concatenate
 from atspeed.data.samplers import BatchesInTurn, LengthBucketSampler
 from atspeed.data.sources.interaction_source import InteractionSource
@@ -50,7 +50,7 @@ class RecommendationData(pl.LightningDataModule):
         skip_unknown_items: leave out items of these histories that the catalog does not have, and log how many.
 
     Attributes:
-        interactions: the data set, from ``setup`` on.
+        dataset: the data set, from ``setup`` on.
         catalog: its items, from ``setup`` on.
         prompt: turns histories into tokens, from ``setup`` on.
         predict_rows: indices of the requests that ``predict_dataloader`` yields; None: all. ``PredictionWriter`` leaves
@@ -87,16 +87,16 @@ class RecommendationData(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Load the data set (once)."""
-        if hasattr(self, "interactions"):
+        if hasattr(self, "dataset"):
             return
-        self.interactions: Interactions = self.source.load()
-        self.catalog = self.interactions.catalog
+        self.dataset: Dataset = self.source.load()
+        self.catalog = self.dataset.catalog
         self.prompt = CompactPrompt(self.catalog, self.max_history)
         log.info(
             "%d users, %d items, %d interactions to train on",
-            len(self.interactions.users),
+            len(self.dataset.users),
             self.catalog.num_items,
-            len(self.interactions.train.values),
+            len(self.dataset.train.values),
         )
 
     @property
@@ -111,28 +111,28 @@ class RecommendationData(pl.LightningDataModule):
 
     def training_windows(self) -> Examples[SequenceExample]:
         """Each user's training items, cut into windows; see :func:`splits.training_windows`."""
-        return splits.training_windows(self.interactions.train, self.max_history)
+        return splits.training_windows(self.dataset.train, self.max_history)
 
     def requests(self, split: Literal["train", "val"]) -> Examples[RequestExample]:
         """Histories and their next item: of the training windows, or of the users with a validation item."""
         if split == "train":
             return splits.training_requests(self.training_windows(), self.cuts)
-        return splits.validation_requests(self.interactions)
+        return splits.validation_requests(self.dataset)
 
     def test_history(self, user: int) -> np.ndarray:
         """Return what is known of a user before the test items: training and validation items."""
-        return splits.test_history(self.interactions, user)
+        return splits.test_history(self.dataset, user)
 
     def test_requests(self) -> Examples[RequestExample]:
         """The test users' histories (training and validation items) and distinct test items."""
-        return splits.test_requests(self.interactions, self.num_test_users)
+        return splits.test_requests(self.dataset, self.num_test_users)
 
     @cached_property
     def predict_histories(self) -> Histories:
         """Who gets predictions, and all that is known of them."""
         if self.histories is not None:
             return read_histories(Path(self.histories), self.catalog, self.skip_unknown_items)
-        data = self.interactions
+        data = self.dataset
         return Histories(data.users, concatenate(data.train, data.valid, data.test))
 
     def predict_fingerprint(self) -> str:

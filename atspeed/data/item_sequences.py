@@ -64,6 +64,20 @@ class ItemSequences:
         for start, end in pairwise(self.offsets.tolist()):
             yield self.values[start:end]
 
+    def keep(self, kept: np.ndarray, number: np.ndarray) -> "ItemSequences":
+        """Return the sequences without some of their items, and with the others numbered anew.
+
+        Args:
+            kept: which values stay, ``[interactions]``, bool.
+            number: new number of each item, ``[items]``, int64.
+
+        >>> sequences = ItemSequences.from_lists([[2, 0], [1]])
+        >>> sequences.keep(np.array([True, True, False]), np.array([0, 0, 1])).tolist()
+        [[1, 0], []]
+        """
+        num_kept = np.concatenate(([0], kept.cumsum()))  # before each value
+        return ItemSequences(num_kept[self.offsets], number[self.values[kept]])
+
     def tolist(self) -> list[list[int]]:
         """Return the sequences as lists."""
         return [items.tolist() for items in self]

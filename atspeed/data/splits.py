@@ -4,8 +4,8 @@ from typing import Literal
 
 import numpy as np
 
+from atspeed.data.dataset import Dataset
 from atspeed.data.examples import Examples, RequestExample, SequenceExample, evenly_spread
-from atspeed.data.interactions import Interactions
 from atspeed.data.item_sequences import ItemSequences
 
 Cuts = Literal["last", "every"]
@@ -54,7 +54,7 @@ def training_requests(windows: Examples[SequenceExample], cuts: Cuts = "last") -
     return Examples(asked + 1, build)
 
 
-def validation_requests(data: Interactions) -> Examples[RequestExample]:
+def validation_requests(data: Dataset) -> Examples[RequestExample]:
     """Ask for the first validation item of each user who has one, given the training items."""
     users = np.flatnonzero(data.valid.lengths)
 
@@ -75,12 +75,12 @@ def validation_sequences(requests: Examples[RequestExample]) -> Examples[Sequenc
     return Examples(requests.num_items, build)
 
 
-def test_history(data: Interactions, user: int) -> np.ndarray:
+def test_history(data: Dataset, user: int) -> np.ndarray:
     """Return what is known of a user before the test items: training and validation items."""
     return np.concatenate((data.train[user], data.valid[user]))
 
 
-def test_requests(data: Interactions, num_users: int | None) -> Examples[RequestExample]:
+def test_requests(data: Dataset, num_users: int | None) -> Examples[RequestExample]:
     """Ask for the distinct test items of each user who has any, given all earlier items.
 
     Args:

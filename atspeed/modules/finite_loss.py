@@ -30,7 +30,7 @@ class FiniteLoss(pl.Callback):
         position = f"epoch {trainer.current_epoch}, batch {self._batch_idx} (both from 0)"
         if loss.isfinite():
             raise FloatingPointError(f"the loss of another process is not finite in {position}")
-        users = [self.data.interactions.users[row] for row in self._users.tolist()]
+        users = [self.data.dataset.users[row] for row in self._users.tolist()]
         raise FloatingPointError(
             f"the loss is {loss.item()} in {position}, process {trainer.global_rank}, with the users "
             f"{', '.join(users)}; the weights are those before the batch. Look at these users' items, lower "

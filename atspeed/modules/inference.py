@@ -162,7 +162,7 @@ class Inference(StageModule):
     def on_test_start(self) -> None:
         """Make the decoder and the baselines."""
         self._start()
-        train, num_items = self.data.interactions.train, self.data.catalog.num_items
+        train, num_items = self.data.dataset.train, self.data.catalog.num_items
         self.popular = recommend_popular(train.values, num_items, self.baseline_k)
         self.transitions = TransitionCounts(train.offsets, train.values, num_items)
 

@@ -24,7 +24,7 @@ def test_splits_become_requests_with_the_right_histories(write_layout: Callable[
 def test_windows_cover_long_histories_and_share_one_item() -> None:
     data = RecommendationData(EmbeddedCatalog(num_users=50), max_history=4)
     data.setup()
-    for user, items in enumerate(data.interactions.train):
+    for user, items in enumerate(data.dataset.train):
         windows = [window.items.tolist() for window in data.training_windows() if window.user == user]
         assert all(len(window) <= 5 for window in windows)
         assert windows[0] + sum((window[1:] for window in windows[1:]), []) == items.tolist()

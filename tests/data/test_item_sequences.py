@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atspeed.catalog import ItemCatalog
-from atspeed.data import Interactions, ItemSequences
+from atspeed.data import ItemSequences
 from atspeed.data.item_sequences import concatenate
 
 LISTS = [[4, 7, 4], [], [2, 9]]
@@ -33,9 +32,3 @@ def test_offsets_that_do_not_fit_are_refused(offsets: list[int]) -> None:
 def test_concatenated_sequences_keep_users_and_order(users: list[tuple[list[int], list[int], list[int]]]) -> None:
     parts = [ItemSequences.from_lists(user[part] for user in users) for part in range(3)]
     assert concatenate(*parts).tolist() == [sum(user, []) for user in users]
-
-
-def test_splits_of_other_users_are_refused() -> None:
-    catalog, two = ItemCatalog({"soap": ["<a_1>"]}), ItemSequences.from_lists([[0], []])
-    with pytest.raises(ValueError, match=r"split 'test' has 1 sequences; expected one per user, 2"):
-        Interactions(catalog, ["u", "v"], two, two, ItemSequences.from_lists([[0]]))

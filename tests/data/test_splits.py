@@ -4,18 +4,18 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atspeed.catalog import ItemCatalog
-from atspeed.data import Interactions, ItemSequences, splits
+from atspeed.data import Dataset, ItemSequences, splits
+from atspeed.data.dataset import item_table
 from atspeed.data.examples import Examples
 
-CATALOG = ItemCatalog({str(item): [f"<a_{item}>"] for item in range(10)})
+CATALOG = item_table((str(item) for item in range(10)), ([f"<a_{item}>"] for item in range(10)))
 ITEMS = st.lists(st.integers(0, 9), max_size=12)
 USERS = st.lists(st.tuples(ITEMS, ITEMS, ITEMS), min_size=1, max_size=6)
 
 
-def interactions(users: list[tuple[list[int], list[int], list[int]]]) -> Interactions:
+def dataset(users: list[tuple[list[int], list[int], list[int]]]) -> Dataset:
     parts = (ItemSequences.from_lists(user[part] for user in users) for part in range(3))
-    return Interactions(CATALOG, [str(user) for user in range(len(users))], *parts)
+    return Dataset(CATALOG, [str(user) for user in range(len(users))], *parts)
 
 
 def plain(examples: Examples) -> list[tuple]:
@@ -24,7 +24,7 @@ def plain(examples: Examples) -> list[tuple]:
 
 @given(users=USERS, max_history=st.integers(1, 5))
 def test_training_windows_and_their_requests(users: list, max_history: int) -> None:
-    windows = splits.training_windows(interactions(users).train, max_history)
+    windows = splits.training_windows(dataset(users).train, max_history)
     expected = [
         (user, train[start : start + max_history + 1])
         for user, (train, _, _) in enumerate(users)
@@ -48,7 +48,7 @@ def test_training_windows_and_their_requests(users: list, max_history: int) -> N
 
 @given(users=USERS)
 def test_validation_asks_for_the_first_item(users: list) -> None:
-    requests = splits.validation_requests(interactions(users))
+    requests = splits.validation_requests(dataset(users))
     expected = [(user, train, valid[:1]) for user, (train, valid, _) in enumerate(users) if valid]
     assert plain(requests) == [(*request, row) for row, request in enumerate(expected)]
     assert requests.num_items.tolist() == [len(train) + 1 for _, train, _ in expected]
@@ -58,7 +58,7 @@ def test_validation_asks_for_the_first_item(users: list) -> None:
 
 @given(users=USERS.filter(lambda users: any(test for _, _, test in users)))
 def test_testing_asks_for_all_items(users: list) -> None:
-    requests = splits.test_requests(interactions(users), None)
+    requests = splits.test_requests(dataset(users), None)
     expected = [
         (user, train + valid, list(dict.fromkeys(test))) for user, (train, valid, test) in enumerate(users) if test
     ]

@@ -7,7 +7,7 @@ import torch
 
 from atspeed.benchmark import HFGenerate
 from atspeed.callbacks import PredictionWriter, SpeedupMonitor
-from atspeed.data import EmbeddedCatalog, Interactions, ItemSequences, RecommendationData
+from atspeed.data import Dataset, EmbeddedCatalog, ItemSequences, RecommendationData
 from atspeed.decoding import BoundedTopK, ModelDrafter, SpeculativeDecoder, StrictTopK, TrieDrafter
 from atspeed.metrics import recall_at_k
 from atspeed.models import NewModel
@@ -34,7 +34,7 @@ def test_metrics_are_those_of_generate_and_baselines_stand_beside(tmp_path: Path
     for item, codes in enumerate(sids.tolist()):
         items_of.setdefault(tuple(codes), []).append(item)
     recalls, popular, followers = [], [], []
-    train = requests.interactions.train
+    train = requests.dataset.train
     transitions = TransitionCounts(train.offsets, train.values, requests.catalog.num_items)
     top = recommend_popular(train.values, requests.catalog.num_items, 10)
     generate = HFGenerate(module.target, sids)
@@ -84,7 +84,7 @@ def test_predictions_name_users_items_and_semantic_ids_in_order(tmp_path: Path) 
         trainer.predict(module, requests, return_predictions=False)
     lines = (tmp_path / "recommend" / "predictions.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    assert [record["user"] for record in records] == requests.interactions.users
+    assert [record["user"] for record in records] == requests.dataset.users
     catalog = requests.catalog
     for record in records:
         assert len(record["recommended"]) == 10
@@ -99,10 +99,10 @@ def test_predictions_name_users_items_and_semantic_ids_in_order(tmp_path: Path) 
 def test_seen_items_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = EmbeddedCatalog.load
 
-    def load_with_collisions(source: EmbeddedCatalog) -> Interactions:
-        interactions = load(source)
-        interactions.catalog.tokens[::2] = interactions.catalog.tokens[1::2]  # neighbours share a semantic ID
-        return interactions
+    def load_with_collisions(source: EmbeddedCatalog) -> Dataset:
+        dataset = load(source)
+        dataset.catalog.tokens[::2] = dataset.catalog.tokens[1::2]  # neighbours share a semantic ID
+        return dataset
 
     monkeypatch.setattr(EmbeddedCatalog, "load", load_with_collisions)
     requests = data()
@@ -144,9 +144,9 @@ def test_metrics_do_not_see_what_is_left_out(tmp_path: Path, monkeypatch: pytest
 def test_a_user_who_has_seen_everything_gets_an_empty_list(tmp_path: Path) -> None:
     requests = data()
     requests.setup()
-    train = requests.interactions.train.tolist()
+    train = requests.dataset.train.tolist()
     train[3] = list(range(requests.catalog.num_items))
-    requests.interactions = replace(requests.interactions, train=ItemSequences.from_lists(train))
+    requests.dataset = replace(requests.dataset, train=ItemSequences.from_lists(train))
     trainer = make_trainer(tmp_path, callbacks=[PredictionWriter()])
     trainer.predict(recommender(exclude_seen=True), requests, return_predictions=False)
     records = [json.loads(line) for line in (tmp_path / "recommend" / "predictions.jsonl").read_text().splitlines()]

@@ -71,7 +71,7 @@ class Watch(pl.Callback):
     """Keeps the users and the weights before each batch."""
 
     def on_train_batch_start(self, trainer, pl_module, batch: RequestBatch, batch_idx: int) -> None:  # type: ignore[no-untyped-def, override]
-        self.users = [trainer.datamodule.interactions.users[row] for row in batch.users.tolist()]
+        self.users = [trainer.datamodule.dataset.users[row] for row in batch.users.tolist()]
         self.weights = {name: value.clone() for name, value in pl_module.model.state_dict().items()}
 
 
@@ -128,13 +128,11 @@ def test_accumulated_gradients_are_those_of_one_batch(tmp_path: Path, kind: str)
     for accumulate in (1, 8):
         data = small_data("sequences" if kind == "fine_tuning" else "requests")
         data.setup()
-        users = [user for user, items in enumerate(data.interactions.train) if len(items) >= 6][:8]
-        few = {split: [getattr(data.interactions, split)[user] for user in users] for split in ("valid", "test")}
-        few["train"] = [data.interactions.train[user][:6] for user in users]
+        users = [user for user, items in enumerate(data.dataset.train) if len(items) >= 6][:8]
+        few = {split: [getattr(data.dataset, split)[user] for user in users] for split in ("valid", "test")}
+        few["train"] = [data.dataset.train[user][:6] for user in users]
         splits = {split: ItemSequences.from_lists(sequences) for split, sequences in few.items()}
-        data.interactions = replace(
-            data.interactions, users=[data.interactions.users[user] for user in users], **splits
-        )
+        data.dataset = replace(data.dataset, users=[data.dataset.users[user] for user in users], **splits)
         data.max_tokens = 512 if accumulate == 1 else 1
         if kind == "fine_tuning":
             module: FineTuning | Alignment = FineTuning("target", NewModel("llama", TINY))

@@ -118,7 +118,7 @@ def test_a_cache_of_every_cut_holds_its_requests(tmp_path: Path) -> None:
     attach(online, tmp_path, requests)
     batches = list(requests.train_dataloader())
     rows = torch.cat([batch.rows for batch in batches])
-    assert len(rows) == len(requests.interactions.train.values) - 6 > 6, "each item but a user's first"
+    assert len(rows) == len(requests.dataset.train.values) - 6 > 6, "each item but a user's first"
     for batch in batches:
         for ours, theirs in zip(cached.losses(batch, "train"), online.losses(batch, "train"), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)

@@ -54,7 +54,7 @@ def test_lists_are_those_of_counting_one_by_one(
 def test_beauty_values(beauty: Path) -> None:
     data = RecommendationData(AtSpeedLayout(beauty))
     data.setup()
-    train, num_items, requests = data.interactions.train, data.catalog.num_items, data.test_requests()
+    train, num_items, requests = data.dataset.train, data.catalog.num_items, data.test_requests()
     truths = [torch.tensor([request.truth]) for request in requests]
     top = recommend_popular(train.values, num_items, 20)
     transitions = TransitionCounts(train.offsets, train.values, num_items)

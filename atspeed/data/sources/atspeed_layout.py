@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from atspeed.catalog.item_catalog import ItemCatalog
-from atspeed.data.interactions import Interactions
+from atspeed.data.dataset import Dataset, item_table
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
+from atspeed.data.sources.text_files import MalformedLines, read_lines, read_text, require_file, require_folder
 
 
 class AtSpeedLayout(InteractionSource):
@@ -19,31 +19,39 @@ class AtSpeedLayout(InteractionSource):
     Args:
         root: the folder.
         sids: name of its file with semantic IDs; by default its only ``*.json``.
+        skip_malformed: skip and count lines of the sequence files that cannot be read, instead of refusing the file.
     """
 
-    def __init__(self, root: Path, sids: str | None = None) -> None:
+    def __init__(self, root: Path, sids: str | None = None, skip_malformed: bool = False) -> None:
         self.root = Path(root)
         self.sids = sids
+        self.skip_malformed = skip_malformed
 
-    def load(self) -> Interactions:
+    def load(self) -> Dataset:
         """Read the four files and check them against each other; see :meth:`InteractionSource.load`."""
-        catalog = ItemCatalog(self._read_sids())
-        sequences = {split: self._read_sequences(split, catalog) for split in ("train", "valid", "test")}
-        train = sequences["train"]
+        malformed = MalformedLines(self.skip_malformed)
+        sids = self._read_sids()
+        items = {name: item for item, name in enumerate(sids)}
+        sequences = {split: self._read_sequences(split, items, malformed) for split in ("train", "valid", "test")}
+        train = {user: found for user, (_, found) in sequences["train"].items()}
         if not any(train.values()):
-            raise ValueError(f"{self.root / 'sequential_train.txt'} has no interaction")
+            raise ValueError(f"{self._file('train')} has no interaction")
         for split in ("valid", "test"):
-            for user in sequences[split]:
+            for user, (number, _) in sequences[split].items():
                 if user not in train:
-                    raise ValueError(
-                        f"{self.root / f'sequential_{split}.txt'}: user {user!r} has no line in sequential_train.txt"
-                    )
-        splits = (ItemSequences.from_lists(found.get(user, []) for user in train) for found in sequences.values())
-        return Interactions(catalog, list(train), *splits)
+                    malformed.report(self._file(split), number, f"user {user!r} has no line in sequential_train.txt")
+        valid, test = (
+            ItemSequences.from_lists(sequences[split].get(user, (0, []))[1] for user in train)
+            for split in ("valid", "test")
+        )
+        catalog = item_table(sids, sids.values())
+        return Dataset(catalog, list(train), ItemSequences.from_lists(train.values()), valid, test, malformed.counts)
+
+    def _file(self, split: str) -> Path:
+        return self.root / f"sequential_{split}.txt"
 
     def _read_sids(self) -> dict[str, list[str]]:
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"data.source.root {str(self.root)!r} is not a folder")
+        require_folder(self.root, "data.source.root")
         files = [self.root / self.sids] if self.sids else sorted(self.root.glob("*.json"))
         if len(files) != 1 or not files[0].is_file():
             raise FileNotFoundError(
@@ -51,7 +59,7 @@ class AtSpeedLayout(InteractionSource):
                 f"name it); found {[file.name for file in files if file.is_file()]}"
             )
         try:
-            content = json.loads(files[0].read_text())
+            content = json.loads(read_text(files[0]))
             if not isinstance(content, dict):
                 raise ValueError("the file holds no JSON object")
             by_number = {int(number): codes for number, codes in content.items()}
@@ -59,20 +67,20 @@ class AtSpeedLayout(InteractionSource):
             raise ValueError(f"{files[0]}: expected a JSON object, item number → list of codes: {error}") from error
         return {str(number + 1): by_number[number] for number in sorted(by_number)}
 
-    def _read_sequences(self, split: str, catalog: ItemCatalog) -> dict[str, list[int]]:
-        file = self.root / f"sequential_{split}.txt"
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; expected lines of 'user item item …'")
-        sequences: dict[str, list[int]] = {}
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
-            words = line.split()
-            if not words:
-                continue
-            user, *items = words
+    def _read_sequences(
+        self, split: str, items: dict[str, int], malformed: MalformedLines
+    ) -> dict[str, tuple[int, list[int]]]:
+        """Return each user's line number and items."""
+        file = self._file(split)
+        require_file(file, "lines of 'user item item …'")
+        sequences: dict[str, tuple[int, list[int]]] = {}
+        for number, line in read_lines(file):
+            user, *names = line.split()
+            unknown = [name for name in names if name not in items]
             if user in sequences:
-                raise ValueError(f"{file}:{number}: user {user!r} has a second line")
-            try:
-                sequences[user] = [catalog.index(item) for item in items]
-            except ValueError as error:
-                raise ValueError(f"{file}:{number}: {error}; every item needs a semantic ID") from error
+                malformed.report(file, number, f"user {user!r} has a second line")
+            elif unknown:
+                malformed.report(file, number, f"item {unknown[0]!r} has no semantic ID")
+            else:
+                sequences[user] = number, [items[name] for name in names]
         return sequences

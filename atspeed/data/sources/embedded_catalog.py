@@ -1,10 +1,10 @@
 """A small generated data set, with which everything runs without a download."""
 
 import numpy as np
+import pyarrow as pa
 
-from atspeed.catalog.item_catalog import ItemCatalog
 from atspeed.checks import require_at_least
-from atspeed.data.interactions import Interactions
+from atspeed.data.dataset import Dataset, item_table
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
 
@@ -34,7 +34,7 @@ class EmbeddedCatalog(InteractionSource):
         self.num_tastes = num_tastes
         self.seed = seed
 
-    def load(self) -> Interactions:
+    def load(self) -> Dataset:
         """Generate the data set."""
         rng = np.random.default_rng(self.seed)
         by_taste = np.array_split(rng.permutation(self.num_items), self.num_tastes)
@@ -42,15 +42,15 @@ class EmbeddedCatalog(InteractionSource):
         sequences = [self._sequence(by_taste, successors, rng) for _ in range(self.num_users)]
         num_test = [2 if draw < 0.25 else 1 for draw in rng.random(self.num_users)]
         splits = list(zip(sequences, num_test, strict=True))
-        return Interactions(
-            catalog=ItemCatalog(self._sids(by_taste, rng)),
+        return Dataset(
+            items=self._items(by_taste, rng),
             users=[f"user-{number}" for number in range(self.num_users)],
             train=ItemSequences.from_lists(items[: -held - 1] for items, held in splits),
             valid=ItemSequences.from_lists(items[-held - 1 : -held] for items, held in splits),
             test=ItemSequences.from_lists(items[-held:] for items, held in splits),
         )
 
-    def _sids(self, by_taste: list[np.ndarray], rng: np.random.Generator) -> dict[str, list[str]]:
+    def _items(self, by_taste: list[np.ndarray], rng: np.random.Generator) -> pa.Table:
         codes: dict[int, list[str]] = {}
         for taste, items in enumerate(by_taste):
             for rank, item in enumerate(items):
@@ -59,7 +59,8 @@ class EmbeddedCatalog(InteractionSource):
                     continue
                 fine = rng.integers(32)
                 codes[int(item)] = [f"<a_{taste}>", f"<b_{rank // 4}>", f"<c_{fine}>", f"<d_{rank % 4}>"]
-        return {f"item-{item}": codes[item] for item in range(self.num_items)}
+        numbers = range(self.num_items)
+        return item_table((f"item-{number}" for number in numbers), (codes[number] for number in numbers))
 
     @staticmethod
     def _successors(items: np.ndarray, rng: np.random.Generator) -> dict[int, np.ndarray]:

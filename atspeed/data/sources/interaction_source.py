@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 
-from atspeed.data.interactions import Interactions
+from atspeed.data.dataset import Dataset
 
 
 class InteractionSource(ABC):
     """Where users, items and semantic IDs come from; a config names a subclass by ``data.source``."""
 
     @abstractmethod
-    def load(self) -> Interactions:
+    def load(self) -> Dataset:
         """Read or generate the data set.
 
         Raises:

@@ -37,11 +37,18 @@ def test_beauty_is_read_whole(beauty: Path) -> None:
         ({"sids": None}, FileNotFoundError, "must hold one \\*.json with semantic IDs"),
         ({"sids": ""}, ValueError, "items.json: expected a JSON object"),
         ({"sids": "[1]"}, ValueError, "items.json: expected a JSON object"),
-        ({"sids": "{}"}, ValueError, "the catalog has no item"),
-        ({"sids": json.dumps({"0": ["<a_1>"], "1": ["<a_1>", "<b_1>"]})}, ValueError, "all must have the same length"),
-        ({"train": "7 1 2 3\n8 5\n9 1\n"}, ValueError, "train.txt:2: item '5' is not in the catalog"),
-        ({"train": "7 1 x\n8 1\n9 1\n"}, ValueError, "train.txt:1: item 'x' is not in the catalog"),
-        ({"valid": "7 4\n10 1\n"}, ValueError, "sequential_valid.txt: user '10' has no line in sequential_train.txt"),
+        ({"sids": "{}", "train": "7\n", "valid": "", "test": ""}, ValueError, "train.txt has no interaction"),
+        (
+            {
+                "sids": json.dumps({"0": ["<a_1>"], "1": ["<a_1>", "<b_1>"]}),
+                **{"train": "7 1 2\n", "valid": "", "test": ""},
+            },
+            ValueError,
+            "all must have the same length",
+        ),
+        ({"train": "7 1 2 3\n8 5\n9 1\n"}, ValueError, "train.txt:2: item '5' has no semantic ID"),
+        ({"train": "7 1 x\n8 1\n9 1\n"}, ValueError, "train.txt:1: item 'x' has no semantic ID"),
+        ({"valid": "7 4\n10 1\n"}, ValueError, "sequential_valid.txt:2: user '10' has no line in sequential_train.txt"),
         ({"test": "7 4\n7 1\n"}, ValueError, "test.txt:2: user '7' has a second line"),
     ],
 )
@@ -49,7 +56,7 @@ def test_bad_files_are_refused_by_name(
     write_layout: Callable[..., Path], replaced: dict[str, str | None], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        AtSpeedLayout(write_layout(**replaced)).load()
+        AtSpeedLayout(write_layout(**replaced)).load().catalog  # noqa: B018
 
 
 def test_missing_folder_names_the_setting(tmp_path: Path) -> None:
@@ -63,3 +70,14 @@ def test_two_sid_files_need_a_choice(write_layout: Callable[..., Path]) -> None:
     with pytest.raises(FileNotFoundError, match=r"sids must name it\); found \['items.json', 'other.json'\]"):
         AtSpeedLayout(folder).load()
     assert AtSpeedLayout(folder, sids="items.json").load().catalog.num_items == 4
+
+
+def test_malformed_lines_are_skipped_and_counted(write_layout: Callable[..., Path]) -> None:
+    folder = write_layout(train="7 1 2 3\n8 5\n9 1\n", test="7 4\n10 1\n")
+    data = AtSpeedLayout(folder, skip_malformed=True).load()
+    assert data.users == ["7", "9"]
+    assert data.skipped == {
+        "malformed lines of sequential_train.txt": 1,
+        "malformed lines of sequential_valid.txt": 1,  # user 8 has no line to train on any more
+        "malformed lines of sequential_test.txt": 1,
+    }
