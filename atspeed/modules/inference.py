@@ -9,7 +9,7 @@ from torchmetrics import Metric, MetricCollection
 
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
-from atspeed.decoding import BoundedTopK, Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
+from atspeed.decoding import ROOT, BoundedTopK, Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
 from atspeed.decoding.constructor_arguments import constructor_arguments
 from atspeed.decoding.forward import Normalize
 from atspeed.metrics import CatalogCoverage, ExactShare, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
@@ -33,13 +33,15 @@ class Inference(StageModule):
     """Answers requests for ``test`` and ``predict``.
 
     A recommended list holds the items of the top-K semantic IDs, best first; items that share a semantic ID are
-    neighbours in it.
+    neighbours in it, in the order of the catalog.
 
     ``test`` logs:
 
     - Recall@k, HitRate@k, NDCG@k and MRR@k of the first k items of that list, averaged over users: Recall@k divides by
       *all* true items of a user, HitRate@k asks for any of them, NDCG@k divides by the ideal of ``min(k, true items)``
       hits;
+    - the same with a prefix ``sid_`` for semantic IDs in place of items, where items share some: the list is then the K
+      semantic IDs, and a hit is that of a true item, whatever other items have it, too;
     - the share of the catalog that is recommended to at least one user;
     - Recall@k of two baselines without a model;
     - what speculation cost: target and draft calls per request, accepted levels per target call, and the acceptance
@@ -93,10 +95,13 @@ class Inference(StageModule):
         self.normalize = normalize
         self.exclude_seen = exclude_seen
         self.seed = seed
-        self.ranking = MetricCollection(
-            {f"{name}@{k}": metric(k) for name, metric in RANKING_METRICS.items() for k in metrics_at},
-            prefix="test/",
-            compute_groups=False,
+        self.ranking, self.sid_ranking = (
+            MetricCollection(
+                {f"{name}@{k}": metric(k) for name, metric in RANKING_METRICS.items() for k in metrics_at},
+                prefix=prefix,
+                compute_groups=False,
+            )
+            for prefix in ("test/", "test/sid_")
         )
         self.baseline_k = max(metrics_at)
         self.popularity_recall, self.transitions_recall = RecallAtK(self.baseline_k), RecallAtK(self.baseline_k)
@@ -183,6 +188,10 @@ class Inference(StageModule):
             f"test/transitions_recall@{self.baseline_k}": self.transitions_recall,
             f"test/catalog_coverage@{self.num_beams}": self.catalog_coverage,
         }
+        if self.trie.num_leaves < self.data.catalog.num_items:
+            sids = decoded.leaves.masked_fill(decoded.leaves == ROOT, -1)
+            self.sid_ranking.update(sids, self.trie.leaves(batch.truth).masked_fill(batch.truth < 0, -1))
+            epoch.update(self.sid_ranking.items())
         if isinstance(self.verifier, BoundedTopK):
             self.exact_share.update(decoded.leaves, decoded.num_exact)
             epoch["test/exact_share"] = self.exact_share

@@ -141,6 +141,29 @@ def test_metrics_do_not_see_what_is_left_out(tmp_path: Path, monkeypatch: pytest
         assert not set(items.tolist()) & history
 
 
+def test_where_items_share_a_semantic_id_both_are_measured(tmp_path: Path) -> None:
+    (values,) = make_trainer(tmp_path).test(recommender(), data(), verbose=False)
+    assert not [name for name in values if "sid" in name], "here no items share one, so both would be the same"
+    module, requests = recommender(), data()
+    requests.setup()
+    requests.catalog.tokens[::2] = requests.catalog.tokens[1::2]  # neighbours share a semantic ID
+    sids = requests.catalog.tokens
+    (values,) = make_trainer(tmp_path).test(module, requests, verbose=False)
+    generate = HFGenerate(module.target, sids)
+    recalls: dict[str, list[float]] = {"recall@5": [], "sid_recall@5": []}
+    for request in requests.test_requests():
+        prompt = requests.prompt.encode(request.history)[None]
+        answers, _ = generate(prompt, torch.ones_like(prompt, dtype=torch.bool), 10)
+        found = [tuple(codes) for codes in answers[0].tolist()]
+        items = [item for codes in found for item, own in enumerate(sids.tolist()) if tuple(own) == codes]
+        true_sids = {tuple(sids[item].tolist()) for item in request.truth}
+        recalls["recall@5"].append(len(set(items[:5]) & set(request.truth)) / len(request.truth))
+        recalls["sid_recall@5"].append(len(set(found[:5]) & true_sids) / len(true_sids))
+    for name, expected in recalls.items():
+        assert values[f"test/{name}"] == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+    assert values["test/sid_recall@5"] > values["test/recall@5"]
+
+
 def test_a_user_who_has_seen_everything_gets_an_empty_list(tmp_path: Path) -> None:
     requests = data()
     requests.setup()
