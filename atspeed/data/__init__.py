@@ -4,14 +4,26 @@ from atspeed.data.batches import RequestBatch, SequenceBatch
 from atspeed.data.datamodule import RecommendationData
 from atspeed.data.dataset import Dataset
 from atspeed.data.item_sequences import ItemSequences
-from atspeed.data.sources import AtSpeedLayout, EmbeddedCatalog, InteractionSource
+from atspeed.data.sources import (
+    AtSpeedLayout,
+    EmbeddedCatalog,
+    GridLayout,
+    InteractionSource,
+    LCRecLayout,
+    MiniOneRecLayout,
+    OpenOneRecLayout,
+)
 
 __all__ = [
     "AtSpeedLayout",
     "Dataset",
     "EmbeddedCatalog",
+    "GridLayout",
     "InteractionSource",
     "ItemSequences",
+    "LCRecLayout",
+    "MiniOneRecLayout",
+    "OpenOneRecLayout",
     "RecommendationData",
     "RequestBatch",
     "SequenceBatch",
