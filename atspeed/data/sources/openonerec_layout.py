@@ -84,17 +84,18 @@ class OpenOneRecLayout(InteractionSource):
         file = self.root / self.sids
         table = read_columns(file, ["pid", "sid"], SIDS)
         names, sids = name_column(file, table, "pid"), table["sid"]
+        require_distinct(file, names, "item")
         if pa.types.is_string(sids.type) or pa.types.is_large_string(sids.type):
             sids = split_codes(sids)
+        elif not (pa.types.is_list(sids.type) and pa.types.is_integer(sids.type.value_type)):
+            raise ValueError(f"{file}: the column 'sid' holds {sids.type}; expected {SIDS}")
         items = pa.table({"item": names, "sid": sids})
         require_as_many_codes(file, items)
-        require_distinct(file, names, "item")
-        numbers = pc.list_flatten(sids)
-        if pa.types.is_integer(numbers.type):
-            sids = write_codes(numbers.to_numpy().reshape(len(names), -1), prefix="s_")
-            items = items.set_column(1, "sid", sids)
-        elif not pa.types.is_string(numbers.type):
-            raise ValueError(f"{file}: the column 'sid' holds {table['sid'].type}; expected {SIDS}")
+        if pa.types.is_integer(sids.type.value_type):
+            numbers = pc.list_flatten(sids)
+            if numbers.null_count:
+                raise ValueError(f"{file}: {numbers.null_count} codes are missing")
+            items = items.set_column(1, "sid", write_codes(numbers.to_numpy().reshape(len(names), -1), prefix="s_"))
         return items
 
 
