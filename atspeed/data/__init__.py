@@ -13,16 +13,21 @@ from atspeed.data.sources import (
     MiniOneRecLayout,
     OpenOneRecLayout,
 )
+from atspeed.data.writers import AtSpeedWriter, DatasetWriter, LCRecWriter, MiniOneRecWriter
 
 __all__ = [
     "AtSpeedLayout",
+    "AtSpeedWriter",
     "Dataset",
+    "DatasetWriter",
     "EmbeddedCatalog",
     "GridLayout",
     "InteractionSource",
     "ItemSequences",
     "LCRecLayout",
+    "LCRecWriter",
     "MiniOneRecLayout",
+    "MiniOneRecWriter",
     "OpenOneRecLayout",
     "RecommendationData",
     "RequestBatch",

@@ -158,8 +158,12 @@ class GridLayout(InteractionSource):
             raise ValueError(f"{found[0]}: expected {CODES}: {str(error).splitlines()[0]}") from error
         if not isinstance(codes, torch.Tensor):
             raise ValueError(f"{found[0]}: expected {CODES}, not {type(codes).__name__}")
-        if codes.is_floating_point() or codes.ndim != 2 or not 0 < len(codes) <= min(26, codes.shape[1]):
+        whole = codes.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+        if not whole or codes.ndim != 2 or not 0 < len(codes) <= min(26, codes.shape[1]):
             raise ValueError(f"{found[0]}: expected {CODES}, not {list(codes.shape)} of {codes.dtype}")
+        if (codes < 0).any():
+            item = int((codes < 0).any(0).nonzero()[0])
+            raise ValueError(f"{found[0]}: item {item} has the codes {codes[:, item].tolist()}; expected 0 or more")
         return codes.T.numpy()
 
 

@@ -76,6 +76,8 @@ def test_several_rows_of_a_split_ask_for_several_items(write: Callable[..., Path
         (CODES.float(), r"mapping.pt: expected a tensor of whole numbers, .*, not \[2, 6\] of torch.float32"),
         (CODES.T.contiguous(), r"mapping.pt: expected a tensor of whole numbers, .*, not \[6, 2\] of torch.int64"),
         (CODES[0], r"mapping.pt: expected a tensor of whole numbers, .*, not \[6\] of torch.int64"),
+        (CODES > 2, r"mapping.pt: expected a tensor of whole numbers, .*, not \[2, 6\] of torch.bool"),
+        (CODES - 1, r"mapping.pt: item 1 has the codes \[-1, 11\]; expected 0 or more"),
         (Path("x"), "mapping.pt: expected a tensor of whole numbers, .*: Weights only load failed"),
     ],
 )
