@@ -93,7 +93,8 @@ class ItemSequences:
 
     def tolist(self) -> list[list[int]]:
         """Return the sequences as lists."""
-        return [items.tolist() for items in self]
+        values = self.values.tolist()
+        return [values[start:end] for start, end in pairwise(self.offsets.tolist())]
 
 
 def concatenate(*parts: ItemSequences) -> ItemSequences:

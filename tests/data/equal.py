@@ -9,7 +9,7 @@ from atspeed.data import Dataset
 def content(data: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what is known of each item, by its name, and each user's items in three splits, by their names."""
     names = data.items["item"].to_pylist()
-    splits = zip(data.users, data.train, data.valid, data.test, strict=True)
+    splits = zip(data.users, *(split.tolist() for split in (data.train, data.valid, data.test)), strict=True)
     return (
         {known.pop("item"): known for known in data.items.to_pylist()},
         {user: [[names[item] for item in split] for split in parts] for user, *parts in splits},

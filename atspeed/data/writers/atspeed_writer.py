@@ -28,7 +28,7 @@ class AtSpeedWriter(DatasetWriter):
         write_json(folder / "items.json", {str(number - 1): sid for number, sid in zip(items, sids, strict=True)})
         for split in ("train", "valid", "test"):
             with (folder / f"sequential_{split}.txt").open("w", encoding="utf-8") as file:
-                for user, sequence in zip(users, getattr(dataset, split), strict=True):
+                for user, sequence in zip(users, getattr(dataset, split).tolist(), strict=True):
                     print(user, *(items[item] for item in sequence), file=file)
         metadata = [column for column in dataset.items.column_names if column not in ("item", "sid")]
         if metadata:

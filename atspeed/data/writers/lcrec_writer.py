@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from atspeed.data.dataset import Dataset
+from atspeed.data.item_sequences import concatenate
 from atspeed.data.writers.dataset_writer import DatasetWriter
 from atspeed.data.writers.item_files import are_numbers, require_distinct_users, write_item_files, write_json
 
@@ -37,7 +38,9 @@ class LCRecWriter(DatasetWriter):
             )
         names = dataset.catalog.names
         written: list[int] | list[str] = list(map(int, names)) if are_numbers(names) else list(names)
-        splits = zip(dataset.users, dataset.train, dataset.valid, dataset.test, strict=True)
-        sequences = {user: [written[item] for split in parts for item in split] for user, *parts in splits}
+        complete = concatenate(dataset.train, dataset.valid, dataset.test).tolist()
+        sequences = {
+            user: [written[item] for item in items] for user, items in zip(dataset.users, complete, strict=True)
+        }
         write_json(folder / f"{self.name}.inter.json", sequences)
         write_item_files(dataset, folder, self.name)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from atspeed.data.dataset import Dataset
+from atspeed.data.item_sequences import concatenate
 from atspeed.data.writers.dataset_writer import DatasetWriter
 from atspeed.data.writers.item_files import are_numbers, require_distinct_users, write_item_files
 
@@ -62,17 +63,18 @@ class MiniOneRecWriter(DatasetWriter):
                     for column in (titles, written, sids):
                         row += [column[each] for each in history], column[item]
                     rows.writerow(row)
-        empty = sum(not any(map(len, parts)) for parts in zip(dataset.train, dataset.valid, dataset.test, strict=True))
+        empty = np.sum(dataset.train.lengths + dataset.valid.lengths + dataset.test.lengths == 0)
         if empty:
             log.warning("MiniOneRec's layout has no users without items; %d are not written", empty)
 
 
 def _requests(dataset: Dataset, split: str) -> Iterator[tuple[str, list[int], int]]:
     """Yield the user, the history and the item of each row of a split."""
-    index = SPLITS.index(split)
-    for user, *parts in zip(dataset.users, dataset.train, dataset.valid, dataset.test, strict=True):
-        items = np.concatenate(parts).tolist()
-        start = sum(map(len, parts[:index]))
-        for position in range(start, start + len(parts[index])):
+    complete = concatenate(dataset.train, dataset.valid, dataset.test)
+    ends = np.cumsum([part.lengths for part in (dataset.train, dataset.valid, dataset.test)], axis=0)  # [splits, users]
+    stops = ends[SPLITS.index(split)]
+    starts = stops - getattr(dataset, split).lengths
+    for user, items, start, stop in zip(dataset.users, complete.tolist(), starts.tolist(), stops.tolist(), strict=True):
+        for position in range(start, stop):
             if position > 0 or split != "train" or len(items) == 1:
                 yield user, items[max(0, position - MAX_HISTORY) : position], items[position]
