@@ -79,7 +79,8 @@ class MiniOneRecLayout(InteractionSource):
         if missing:
             log.warning(
                 "%s has no CSV of the split %s; what only the histories of other rows hold is for training",
-                *(self.root, " and ".join(missing)),
+                self.root,
+                " and ".join(missing),
             )
         for split, file in files.items():
             if file is not None:
@@ -97,7 +98,9 @@ class MiniOneRecLayout(InteractionSource):
     def _find(self, folder: str, suffix: str, index: Path) -> Path | None:
         """Return the data set's file in a folder, or None; raise ``FileNotFoundError`` if there are several."""
         name = dataset_of(index)
+        others = [each for each in map(dataset_of, index.parent.glob(f"{name}*.index.json")) if each != name]
         found = sorted((self.root / folder).glob(f"{name}*{suffix}"))
+        found = [file for file in found if not any(map(file.name.startswith, others))]
         if len(found) > 1:
             raise FileNotFoundError(
                 f"{self.root / folder} must hold one {name}*{suffix}; found {[file.name for file in found]}"

@@ -169,6 +169,14 @@ def test_nothing_of_a_file_is_run(write: Callable[..., Path], tmp_path: Path) ->
     assert not (tmp_path / "ran").exists()
 
 
+def test_of_several_data_sets_one_is_named(write: Callable[..., Path]) -> None:
+    crafts = {"index/Arts_and_Crafts.index.json": ["{}"], "train/Arts_and_Crafts_5.csv": ["x"]}
+    folder = write(crafts)
+    with pytest.raises(FileNotFoundError, match=r"dataset must say which\); found \['Arts.index.json', 'Arts_and_Craf"):
+        MiniOneRecLayout(folder).load()
+    assert MiniOneRecLayout(folder, "Arts").load().users == ["u", "v", "w"]
+
+
 def test_missing_files_are_named(write: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data.source.root .*nowhere' is not a folder"):
         MiniOneRecLayout(tmp_path / "nowhere").load()
