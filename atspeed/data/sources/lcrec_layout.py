@@ -70,7 +70,7 @@ def _fault(names: Any, rows: dict[str, int]) -> str | None:
     """Return what is wrong with a user's items."""
     if not isinstance(names, list):
         return f"has {names!r}; expected a list of items"
-    unknown = [name for name in names if type(name) not in (int, str) or str(name) not in rows]
+    unknown = [name for name in names if str(name) not in rows]
     return f"has the item {unknown[0]!r}, which has no semantic ID" if unknown else None
 
 

@@ -50,7 +50,7 @@ def test_instruments_are_read_whole(lcrec: Path) -> None:
     data = LCRecLayout(lcrec).load()
     assert (len(data.users), data.catalog.num_items, data.catalog.num_levels) == (24_772, 9_922, 4)
     assert (len(data.train.values), len(data.valid.values), len(data.test.values)) == (156_609, 24_772, 24_772)
-    assert data.train[0].tolist() == list(range(17))
+    assert [split[0].tolist() for split in (data.train, data.valid, data.test)] == [list(range(17)), [17], [18]]
 
 
 def test_of_several_data_sets_one_is_named(write: Callable[..., Path]) -> None:
