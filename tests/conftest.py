@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-BEAUTY = Path(__file__).parents[2] / "shared" / "data" / "beauty"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +32,29 @@ def no_leaks() -> Iterator[None]:
     assert not torch.distributed.is_initialized(), "the test left a process group behind"
 
 
+def shared_folder(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here")
+    return folder
+
+
 @pytest.fixture
 def beauty() -> Path:
-    """The real Amazon Beauty data."""
-    if not BEAUTY.is_dir():
-        pytest.skip(f"{BEAUTY} is not here")
-    return BEAUTY
+    """The real Amazon Beauty data, in AtSpeed's layout."""
+    return shared_folder("beauty")
+
+
+@pytest.fixture
+def lcrec() -> Path:
+    """The real Amazon Instruments data, in LC-Rec's layout."""
+    return shared_folder("lcrec")
+
+
+@pytest.fixture
+def minionerec() -> Path:
+    """The real Amazon Industrial and Scientific data, in MiniOneRec's layout, without its training rows."""
+    return shared_folder("minionerec")
 
 
 @pytest.fixture

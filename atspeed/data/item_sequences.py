@@ -48,6 +48,19 @@ class ItemSequences:
         np.cumsum([len(items) for items in sequences], out=offsets[1:])
         return cls(offsets, np.fromiter(chain.from_iterable(sequences), np.int64, count=offsets[-1]))
 
+    @classmethod
+    def from_slices(cls, values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> "ItemSequences":
+        """Return ``values[start:end]`` for each start and end, ``[users]``, int64.
+
+        >>> values, starts, ends = np.array([4, 7, 4, 2]), np.array([2, 0]), np.array([4, 1])
+        >>> ItemSequences.from_slices(values, starts, ends).tolist()
+        [[4, 2], [4]]
+        """
+        lengths = ends - starts
+        offsets = np.concatenate(([0], lengths.cumsum()))
+        shift = starts - offsets[:-1]  # of each user's items, from the result to the values
+        return cls(offsets, values[np.arange(offsets[-1]) + shift.repeat(lengths)])
+
     @property
     def lengths(self) -> np.ndarray:
         """Number of items of each user, ``[users]``, int64."""
@@ -80,7 +93,8 @@ class ItemSequences:
 
     def tolist(self) -> list[list[int]]:
         """Return the sequences as lists."""
-        return [items.tolist() for items in self]
+        values = self.values.tolist()
+        return [values[start:end] for start, end in pairwise(self.offsets.tolist())]
 
 
 def concatenate(*parts: ItemSequences) -> ItemSequences:

@@ -1,12 +1,11 @@
 """The file layout of the AtSpeed reference implementation."""
 
-import json
 from pathlib import Path
 
 from atspeed.data.dataset import Dataset, item_table
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
-from atspeed.data.sources.text_files import MalformedLines, read_lines, read_text, require_file, require_folder
+from atspeed.data.sources.text_files import MalformedLines, read_json_object, read_lines, require_file, require_folder
 
 
 class AtSpeedLayout(InteractionSource):
@@ -59,10 +58,7 @@ class AtSpeedLayout(InteractionSource):
                 f"name it); found {[file.name for file in files if file.is_file()]}"
             )
         try:
-            content = json.loads(read_text(files[0]))
-            if not isinstance(content, dict):
-                raise ValueError("the file holds no JSON object")
-            by_number = {int(number): codes for number, codes in content.items()}
+            by_number = {int(number): codes for number, codes in read_json_object(files[0]).items()}
         except ValueError as error:
             raise ValueError(f"{files[0]}: expected a JSON object, item number → list of codes: {error}") from error
         return {str(number + 1): by_number[number] for number in sorted(by_number)}

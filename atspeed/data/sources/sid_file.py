@@ -1,13 +1,12 @@
 """Semantic IDs of a file, for data sets that come without."""
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atspeed.data.dataset import item_table
-from atspeed.data.sources.text_files import read_text, require_file
+from atspeed.data.sources.text_files import read_json_object, require_file
 
 EXPECTED = "a JSON object, item → list of codes, or a Parquet file with the columns item and sid"
 
@@ -30,9 +29,7 @@ def read_sids(file: Path) -> pa.Table:
         if file.suffix == ".parquet":
             table = pq.read_table(file, columns=["item", "sid"])
             return table.cast(pa.schema({"item": pa.string(), "sid": pa.list_(pa.string())}))
-        content = json.loads(read_text(file))
-        if not isinstance(content, dict):
-            raise ValueError("the file holds no JSON object")
+        content = read_json_object(file)
         return item_table(content, content.values())
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise ValueError(f"{file}: expected {EXPECTED}: {error}") from error

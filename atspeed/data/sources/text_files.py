@@ -1,10 +1,12 @@
 """Reading text files that users bring, with errors that name the file, the line and the way out."""
 
 import gzip
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,26 @@ def read_text(file: Path) -> str:
     return "\n".join(line for _, line in read_lines(file))
 
 
+def read_json_object(file: Path) -> dict[str, Any]:
+    """Return the content of a JSON file.
+
+    Raises:
+        ValueError: if it holds no JSON object or an object with the same key twice; see also :func:`read_lines`.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+            raise ValueError(f"the key {twice!r} is there twice")
+        return content
+
+    content = json.loads(read_text(file), object_pairs_hook=unique)
+    if not isinstance(content, dict):
+        raise ValueError("the file holds no JSON object")
+    return content
+
+
 class MalformedLines:
     """Refuses lines that cannot be read, or counts them.
 
@@ -59,11 +81,18 @@ class MalformedLines:
         self.skip = skip
         self.counts: Counter[str] = Counter()
 
-    def report(self, file: Path, number: int, fault: str) -> None:
-        """Raise ``ValueError`` with the file, the line's number and the fault, or count the line."""
+    def report(self, file: Path, number: int | None, fault: str) -> None:
+        """Raise ``ValueError`` with the file, the line's number and the fault, or count the line.
+
+        Args:
+            file: the file.
+            number: number of the line; None for an entry of a file whose lines mean nothing, such as JSON.
+            fault: what is wrong with it.
+        """
+        location, unit = (file, "entries") if number is None else (f"{file}:{number}", "lines")
         if not self.skip:
-            raise ValueError(f"{file}:{number}: {fault}; data.source.skip_malformed leaves such lines out")
-        what = f"malformed lines of {file.name}"
+            raise ValueError(f"{location}: {fault}; data.source.skip_malformed leaves such {unit} out")
+        what = f"malformed {unit} of {file.name}"
         if what not in self.counts:
-            log.warning("%s:%d is skipped, and so are others like it: %s", file, number, fault)
+            log.warning("%s: skipped, and so are others like it: %s", location, fault)
         self.counts[what] += 1

@@ -37,6 +37,7 @@ def test_beauty_is_read_whole(beauty: Path) -> None:
         ({"sids": None}, FileNotFoundError, "must hold one \\*.json with semantic IDs"),
         ({"sids": ""}, ValueError, "items.json: expected a JSON object"),
         ({"sids": "[1]"}, ValueError, "items.json: expected a JSON object"),
+        ({"sids": '{"0": ["<a_1>"], "0": ["<a_2>"]}'}, ValueError, "items.json: .* the key '0' is there twice"),
         ({"sids": "{}", "train": "7\n", "valid": "", "test": ""}, ValueError, "train.txt has no interaction"),
         (
             {
