@@ -1,0 +1,107 @@
+"""Item embeddings of a file."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+
+from atspeed.data.sources.text_files import require_file
+
+EXPECTED = (
+    "*.npy or *.safetensors (one array [items, dimensions], in the order of the data's items), or *.parquet (columns "
+    "item and embedding)"
+)
+CHUNK = 16_384
+
+
+def read_embeddings(file: Path, items: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
+    """Return the embeddings of a file, in the order of the data set's items.
+
+    Args:
+        file: ``*.npy`` (memory-mapped) or ``*.safetensors`` (one tensor), an array ``[items, dim]`` in the order of the
+            data set's items; or ``*.parquet`` with the columns ``item`` (name) and ``embedding`` (list of numbers), in
+            any order, also of more items.
+        items: names of the data set's items, strings.
+        rows: the items whose embeddings are needed, ``[R]``, int64. A Parquet file may lack the others.
+
+    Returns:
+        ``[items, dim]``, of any floating type; finite in ``rows``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds something else; the message names the row and the item where there is one.
+    """
+    require_file(file, EXPECTED)
+    readers = {".npy": _read_npy, ".safetensors": _read_safetensors}
+    try:
+        if file.suffix == ".parquet":
+            embeddings = _read_parquet(file, items, rows)
+        elif file.suffix in readers:
+            embeddings = readers[file.suffix](file)
+        else:
+            raise ValueError(f"the suffix {file.suffix!r} is not known")
+        if embeddings.ndim != 2 or not embeddings.size or not np.issubdtype(embeddings.dtype, np.floating):
+            raise ValueError(f"found an array of {embeddings.dtype} and shape {list(embeddings.shape)}")
+        if len(embeddings) != len(items):
+            raise ValueError(f"found {len(embeddings)} rows, but the data has {len(items)} items")
+    except (ValueError, EOFError, OSError, SafetensorError, pa.ArrowException) as error:
+        raise ValueError(f"{file}: expected {EXPECTED}: {error}") from error
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        finite = np.isfinite(embeddings[chunk].astype(np.float32)).all(1)
+        if not finite.all():
+            row = int(chunk[finite.argmin()])
+            raise ValueError(
+                f"{file}: the embedding of item {items[row].as_py()!r} (item {row} of the data, from 0) has a value "
+                "that is NaN or infinite in float32"
+            )
+    return embeddings
+
+
+def _read_npy(file: Path) -> np.ndarray:
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("found an archive of arrays")
+    return array
+
+
+def _read_safetensors(file: Path) -> np.ndarray:
+    with safe_open(file, "pt") as tensors:
+        names = list(tensors.keys())
+        if len(names) != 1:
+            raise ValueError(f"found {len(names)} tensors, {names[:3]}")
+        tensor: torch.Tensor = tensors.get_tensor(names[0])
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # NumPy has no bfloat16
+
+
+def _read_parquet(file: Path, items: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
+    """Read a batch after the other into one array, because a table and a sorted copy would take twice the memory."""
+    with pq.ParquetFile(file, buffer_size=2**20) as parquet:  # by default all bytes of a row group are read at once
+        missing = {"item", "embedding"} - set(parquet.schema_arrow.names)
+        if missing:
+            raise ValueError(f"it has no column {min(missing)!r}, only {parquet.schema_arrow.names}")
+        embeddings: np.ndarray | None = None
+        found = np.zeros(len(items), dtype=bool)
+        for batch in parquet.iter_batches(CHUNK, columns=["item", "embedding"]):
+            names, vectors = batch["item"].cast(pa.string()), batch["embedding"]
+            lengths = pc.unique(pc.list_value_length(vectors)).to_pylist()
+            if embeddings is None:
+                embeddings = np.zeros((len(items), lengths[0] or 0), np.float32)
+            if lengths != [embeddings.shape[1]]:
+                raise ValueError(f"embeddings are not of {embeddings.shape[1]} numbers each, but of {lengths}")
+            known = pc.index_in(names, items.combine_chunks())
+            kept = pc.is_valid(known).to_numpy(zero_copy_only=False)
+            targets = known.drop_null().to_numpy()
+            if found[targets].any() or len(np.unique(targets)) < len(targets):
+                raise ValueError("an item has two embeddings")
+            found[targets] = True
+            values = vectors.flatten().cast(pa.float32()).to_numpy()
+            embeddings[targets] = values.reshape(-1, embeddings.shape[1])[kept]
+    absent = rows[~found[rows]]
+    if len(absent):
+        raise ValueError(f"item {items[int(absent[0])].as_py()!r} has none, nor have {len(absent) - 1} others")
+    return np.empty((0, 0)) if embeddings is None else embeddings
