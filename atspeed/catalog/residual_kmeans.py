@@ -103,7 +103,7 @@ class ResidualKMeans:
             raise ValueError(f"codes is {codes}, but there are only {size} items to find that many from")
         rows = np.sort(np.random.default_rng(seed).choice(num_items, size, replace=False))
         residuals = np.empty((size, dim), np.float32)
-        for chunk, values in _chunks(embeddings, rows):
+        for chunk, values in _chunks(embeddings, rows, CHUNK):
             residuals[chunk] = values
         codebooks = np.empty((levels, codes, dim), np.float32)
         for level, codebook in enumerate(codebooks):
@@ -138,7 +138,7 @@ class ResidualKMeans:
         distances = np.empty(len(rows), np.float32)
         squares = np.zeros(self.num_levels)  # of the residuals after each level
         total, mean = 0.0, np.zeros(self.dim)
-        for chunk, residuals in _chunks(embeddings, rows):
+        for chunk, residuals in _chunks(embeddings, rows, CHUNK):
             total += _square(residuals)
             mean += residuals.sum(0, dtype=np.float64) / len(rows)
             for level, codebook in enumerate(self.codebooks):
@@ -181,11 +181,11 @@ class ResidualKMeans:
             return cls(np.stack([tensors.get_tensor(f"level_{level}") for level in levels])), tensors.metadata() or {}
 
 
-def _chunks(embeddings: np.ndarray, rows: np.ndarray, size: int = CHUNK) -> Iterator[tuple[slice, np.ndarray]]:
+def _chunks(embeddings: np.ndarray, rows: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield positions in ``rows`` and copies of these rows, ``[size, dim]``, float32."""
     for start in range(0, len(rows), size):
         chunk = slice(start, start + size)
-        yield chunk, embeddings[rows[chunk]].astype(np.float32, order="C")
+        yield chunk, embeddings[rows[chunk]].astype(np.float32, order="C", copy=False)
 
 
 def _square(residuals: np.ndarray) -> float:

@@ -161,9 +161,11 @@ def make_semantic_ids(args: list[str]) -> None:
     from atspeed.preparation.semantic_ids import SemanticIds
 
     parser = Parser(prog=f"{PROGRAM} semantic-ids", description=COMMANDS["semantic-ids"], **PARSER_SETTINGS)
+    _add_config_option(parser, "a YAML file")
     parser.add_class_arguments(SemanticIds, None)
     parser.add_subclass_arguments(InteractionSource, "data.source", required=True)
     objects = parser.instantiate(parser.parse_args(args))
+    del objects["config"]
     source = objects.pop("data").source
     construct(SemanticIds, **objects.as_dict()).run(source)
 

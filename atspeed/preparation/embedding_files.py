@@ -52,7 +52,8 @@ def read_embeddings(file: Path, items: pa.ChunkedArray, rows: np.ndarray) -> np.
         raise ValueError(f"{file}: expected {EXPECTED}: {error}") from error
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
-        finite = np.isfinite(embeddings[chunk].astype(np.float32)).all(1)
+        with np.errstate(over="ignore"):  # refused below
+            finite = np.isfinite(embeddings[chunk].astype(np.float32)).all(1)
         if not finite.all():
             row = int(chunk[finite.argmin()])
             raise ValueError(
@@ -99,7 +100,7 @@ def _read_parquet(file: Path, items: pa.ChunkedArray, rows: np.ndarray) -> np.nd
             if found[targets].any() or len(np.unique(targets)) < len(targets):
                 raise ValueError("an item has two embeddings")
             found[targets] = True
-            values = vectors.flatten().cast(pa.float32()).to_numpy()
+            values = vectors.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)  # a null is NaN
             embeddings[targets] = values.reshape(-1, embeddings.shape[1])[kept]
     absent = rows[~found[rows]]
     if len(absent):

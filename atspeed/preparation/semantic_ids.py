@@ -1,21 +1,23 @@
 """The command ``semantic-ids``."""
 
 import logging
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from atspeed.catalog.collisions import CollisionRule, NearestCodes, NextNearest
-from atspeed.catalog.residual_kmeans import ResidualKMeans, require_faiss
+from atspeed.catalog.residual_kmeans import Encoding, ResidualKMeans, require_faiss
 from atspeed.catalog.written_codes import MAX_LEVELS
 from atspeed.checks import require_at_least
 from atspeed.data.dataset import Dataset
 from atspeed.data.sources.interaction_source import InteractionSource
 from atspeed.preparation.embedding_files import read_embeddings
 from atspeed.preparation.interaction_factors import interaction_factors
-from atspeed.preparation.sid_folder import SidFolder, read_sid_folder, write_sid_folder
+from atspeed.preparation.sid_folder import SIDS, SidFolder, read_sid_folder, write_sid_folder
 from atspeed.preparation.sid_report import SidReport, level_usage, print_report, shared_sids
 from atspeed.provenance import provenance
 
@@ -91,8 +93,8 @@ class SemanticIds:
             ValueError: if embeddings or settings do not fit the data or the folder to extend, or some items cannot have
                 a semantic ID each.
         """
-        faiss = require_faiss()
-        if (self.out / "sids.parquet").exists() and (self.extend is None or not self.out.samefile(self.extend)):
+        require_faiss()
+        if (self.out / SIDS).exists() and (self.extend is None or not self.out.samefile(self.extend)):
             raise FileExistsError(
                 f"{self.out} has semantic IDs already, on which trained models may depend; remove it, name another "
                 "folder by out, or add new items to it by extend"
@@ -100,45 +102,51 @@ class SemanticIds:
         kept = None if self.extend is None else read_sid_folder(self.extend, self.settings)
         data = source.load()
         items = data.items["item"]
-        is_new = np.ones(len(items), dtype=bool) if kept is None else ~pc.is_in(items, kept.items).to_numpy()
-        rows = np.flatnonzero(is_new)
+        rows = np.arange(len(items)) if kept is None else np.flatnonzero(~pc.is_in(items, kept.items).to_numpy())
         embeddings = self._embeddings(data, rows)
-        kmeans = ResidualKMeans.train(embeddings, self.levels, self.codes, self.seed) if kept is None else kept.kmeans
+        folder = kept or self._train(embeddings)
+        kmeans = folder.kmeans
         if embeddings.shape[1] != kmeans.dim:
             raise ValueError(
-                f"{self.embeddings} has embeddings of {embeddings.shape[1]} dimensions, {self.extend} codebooks of "
-                f"{kmeans.dim}"
+                f"{self.embeddings} has embeddings of {embeddings.shape[1]} dimensions, but the codebooks of "
+                f"{self.extend} have {kmeans.dim}"
             )
         encoding = kmeans.encode(embeddings, rows)
-        old = np.empty((0, kmeans.num_levels), np.int32) if kept is None else kept.codes
-        new = self.collisions.resolve(NearestCodes(kmeans, embeddings, rows, encoding, old))
-        codes = np.concatenate((old, new)) if len(old) else new
-        names = items.filter(is_new).combine_chunks()
-        report = SidReport(
-            items=len(codes),
-            new_items=len(rows),
-            levels=level_usage(codes, kmeans.num_codes, encoding.errors),
-            before=shared_sids(np.concatenate((old[:, : kmeans.num_levels], encoding.codes))),
-            after=shared_sids(codes),
-            settings={
-                **self.settings,
-                "embeddings": str(self.embeddings or "interactions"),
-                "dimensions": kmeans.dim,
-                "extend": None if self.extend is None else str(self.extend),
-                "faiss": faiss.__version__,
-            },
-            provenance=provenance(),
-        )
-        metadata = {
-            **{name: str(value) for name, value in self.settings.items()},
-            "embeddings": "interactions" if self.embeddings is None else "file",
-            "faiss": faiss.__version__,
-            "atspeed": report.provenance["versions"]["atspeed"],
-        }
-        folder = SidFolder(kmeans, metadata, names, codes) if kept is None else kept.extended(names, codes)
+        new = self.collisions.resolve(NearestCodes(kmeans, embeddings, rows, encoding, folder.codes))
+        folder = folder.extended(items.take(rows).combine_chunks(), new)
+        report = self._report(folder, encoding)
         write_sid_folder(self.out, folder, report)
         print_report(report, self.out)
         return report
+
+    def _train(self, embeddings: np.ndarray) -> SidFolder:
+        """Return codebooks, without any item."""
+        kmeans = ResidualKMeans.train(embeddings, self.levels, self.codes, self.seed)
+        metadata = {
+            **{name: str(value) for name, value in self.settings.items()},
+            "embeddings": "interactions" if self.embeddings is None else "file",
+            **{name: version(name) for name in ("atspeed", "faiss-cpu")},
+        }
+        return SidFolder(kmeans, metadata, pa.array([], pa.string()), np.empty((0, self.levels), np.int32))
+
+    def _report(self, folder: SidFolder, encoding: Encoding) -> SidReport:
+        num_items, num_new = len(folder.codes), len(encoding.codes)
+        nearest = np.concatenate((folder.codes[: num_items - num_new, : self.levels], encoding.codes))
+        return SidReport(
+            items=num_items,
+            new_items=num_new,
+            levels=level_usage(folder.codes, self.codes, encoding.errors),
+            before=shared_sids(nearest),
+            after=shared_sids(folder.codes),
+            settings={
+                **self.settings,
+                "embeddings": None if self.embeddings is None else str(self.embeddings),
+                "dimensions": folder.kmeans.dim,
+                "extend": None if self.extend is None else str(self.extend),
+            },
+            codebooks=folder.metadata,
+            provenance=provenance(),
+        )
 
     def _embeddings(self, data: Dataset, rows: np.ndarray) -> np.ndarray:
         """Return the embeddings of all items, of which ``rows`` are needed."""

@@ -38,7 +38,8 @@ class SidFolder:
     codes: np.ndarray
 
     def extended(self, items: pa.Array, codes: np.ndarray) -> "SidFolder":
-        """Return it with new items at the end; ``codes`` are those of all items."""
+        """Return it with new items at the end."""
+        codes = np.concatenate((self.codes, codes)) if len(self.codes) else codes
         return replace(self, items=pa.concat_arrays([self.items, items]), codes=codes)
 
 

@@ -62,7 +62,8 @@ class SidReport:
         levels: a row per level.
         before: collisions of the nearest codes.
         after: collisions that are left.
-        settings: the settings.
+        settings: the settings of the command.
+        codebooks: the settings and packages that the codebooks were made with.
         provenance: command, commit, versions, device and threads.
     """
 
@@ -72,6 +73,7 @@ class SidReport:
     before: SharedSids
     after: SharedSids
     settings: dict[str, Any]
+    codebooks: dict[str, str]
     provenance: dict[str, Any]
 
 
