@@ -16,6 +16,8 @@ EXPECTED = (
     "item and embedding)"
 )
 CHUNK = 16_384
+PARQUET_BATCH = 2_048
+"""Rows that are decoded at once, which takes several times their size."""
 
 
 def read_embeddings(file: Path, items: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
@@ -80,29 +82,30 @@ def _read_safetensors(file: Path) -> np.ndarray:
 
 
 def _read_parquet(file: Path, items: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
-    """Read a batch after the other into one array, because a table and a sorted copy would take twice the memory."""
-    with pq.ParquetFile(file, buffer_size=2**20) as parquet:  # by default all bytes of a row group are read at once
+    """Read into one array, because a table and a sorted copy would take twice the memory."""
+    # by default all bytes of a row group, often of the file, are read at once
+    with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20) as parquet:
         missing = {"item", "embedding"} - set(parquet.schema_arrow.names)
         if missing:
             raise ValueError(f"it has no column {min(missing)!r}, only {parquet.schema_arrow.names}")
-        embeddings: np.ndarray | None = None
-        found = np.zeros(len(items), dtype=bool)
-        for batch in parquet.iter_batches(CHUNK, columns=["item", "embedding"]):
-            names, vectors = batch["item"].cast(pa.string()), batch["embedding"]
+        names = parquet.read(["item"])["item"].cast(pa.string())
+        targets = pc.fill_null(pc.index_in(names, items.combine_chunks()), -1).to_numpy()  # of each row of the file
+        known = targets[targets >= 0]
+        if len(np.unique(known)) < len(known):
+            raise ValueError("an item has two embeddings")
+        absent = np.setdiff1d(rows, known)
+        if len(absent):
+            raise ValueError(f"item {items[int(absent[0])].as_py()!r} has none, nor have {len(absent) - 1} others")
+        embeddings, start = np.empty((0, 0), np.float32), 0
+        for batch in parquet.iter_batches(PARQUET_BATCH, columns=["embedding"]):
+            vectors = batch["embedding"]
             lengths = pc.unique(pc.list_value_length(vectors)).to_pylist()
-            if embeddings is None:
+            if not start:
                 embeddings = np.zeros((len(items), lengths[0] or 0), np.float32)
             if lengths != [embeddings.shape[1]]:
                 raise ValueError(f"embeddings are not of {embeddings.shape[1]} numbers each, but of {lengths}")
-            known = pc.index_in(names, items.combine_chunks())
-            kept = pc.is_valid(known).to_numpy(zero_copy_only=False)
-            targets = known.drop_null().to_numpy()
-            if found[targets].any() or len(np.unique(targets)) < len(targets):
-                raise ValueError("an item has two embeddings")
-            found[targets] = True
             values = vectors.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)  # a null is NaN
-            embeddings[targets] = values.reshape(-1, embeddings.shape[1])[kept]
-    absent = rows[~found[rows]]
-    if len(absent):
-        raise ValueError(f"item {items[int(absent[0])].as_py()!r} has none, nor have {len(absent) - 1} others")
-    return np.empty((0, 0)) if embeddings is None else embeddings
+            into = targets[start : start + len(vectors)]
+            embeddings[into[into >= 0]] = values.reshape(len(vectors), -1)[into >= 0]
+            start += len(vectors)
+    return embeddings

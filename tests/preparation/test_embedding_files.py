@@ -35,7 +35,7 @@ def test_arrays_are_in_the_order_of_the_items(dtype: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.list_(pa.float32(), 2), pa.large_list(pa.float16())])
 def test_parquet_files_are_joined_by_name(kind: pa.DataType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_files, "CHUNK", 2)
+    monkeypatch.setattr(embedding_files, "PARQUET_BATCH", 2)
     rows = [np.array(row, np.float16) for row in ([5, 6], [9, 9], [1, 2], [3, 4])]
     file = write_parquet(tmp_path / "items.parquet", ["pen", "cup", "soap", "comb"], rows, kind)
     assert np.array_equal(read_embeddings(file, ITEMS, ALL), VALUES)
