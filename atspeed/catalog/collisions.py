@@ -73,6 +73,8 @@ class NextNearest(CollisionRule):
         for level in range(kmeans.num_levels):
             capacity = min(kmeans.num_codes ** (kmeans.num_levels - level - 1), len(codes))  # SIDs below a prefix
             moved = self._surplus(codes[:, : level + 1], distances, capacity)
+            if not len(moved):
+                continue
             self._move(nearest, codes, moved, capacity, level)
             rows = nearest.rows[moved - num_old]
             again = kmeans.encode(nearest.embeddings, rows, codes[moved, : level + 1])
@@ -134,7 +136,7 @@ class Kept(CollisionRule):
 
 
 def group(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the distinct rows of an array.
+    """Number the distinct rows of an array in their order.
 
     Args:
         codes: ``[items, L]``; with ``L = 0`` all rows are equal.
@@ -147,5 +149,8 @@ def group(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     if not codes.size:
         return np.zeros(len(codes), np.int64), np.array([len(codes)])
-    _, numbers, sizes = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-    return numbers, sizes
+    order = np.lexsort(codes.T[::-1])  # np.unique(axis=0) takes five times as long
+    changes = np.diff(codes[order], axis=0).any(1)
+    numbers = np.empty(len(codes), np.int64)
+    numbers[order] = np.concatenate(([0], changes.cumsum()))
+    return numbers, np.bincount(numbers)

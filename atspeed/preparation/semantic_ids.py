@@ -18,7 +18,7 @@ from atspeed.data.sources.interaction_source import InteractionSource
 from atspeed.preparation.embedding_files import read_embeddings
 from atspeed.preparation.interaction_factors import interaction_factors
 from atspeed.preparation.sid_folder import SIDS, SidFolder, read_sid_folder, write_sid_folder
-from atspeed.preparation.sid_report import SidReport, level_usage, print_report, shared_sids
+from atspeed.preparation.sid_report import SemanticIdReport, level_usage, print_report, shared_sids
 from atspeed.provenance import provenance
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class SemanticIds:
         rule = type(self.collisions).__name__
         return {"levels": self.levels, "codes": self.codes, "collisions": rule, "seed": self.seed}
 
-    def run(self, source: InteractionSource) -> SidReport:
+    def run(self, source: InteractionSource) -> SemanticIdReport:
         """Make semantic IDs, write the folder, print a table and return the report.
 
         Args:
@@ -129,10 +129,10 @@ class SemanticIds:
         }
         return SidFolder(kmeans, metadata, pa.array([], pa.string()), np.empty((0, self.levels), np.int32))
 
-    def _report(self, folder: SidFolder, encoding: Encoding) -> SidReport:
+    def _report(self, folder: SidFolder, encoding: Encoding) -> SemanticIdReport:
         num_items, num_new = len(folder.codes), len(encoding.codes)
         nearest = np.concatenate((folder.codes[: num_items - num_new, : self.levels], encoding.codes))
-        return SidReport(
+        return SemanticIdReport(
             items=num_items,
             new_items=num_new,
             levels=level_usage(folder.codes, self.codes, encoding.errors),

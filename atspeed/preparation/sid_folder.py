@@ -16,7 +16,7 @@ from atspeed.catalog.residual_kmeans import ResidualKMeans
 from atspeed.catalog.written_codes import read_codes, write_sids
 from atspeed.data.sources.sid_file import read_sids
 from atspeed.data.sources.text_files import require_file
-from atspeed.preparation.sid_report import SidReport
+from atspeed.preparation.sid_report import SemanticIdReport
 
 CODEBOOKS, REPORT, SIDS = "codebooks.safetensors", "semantic_ids.json", "sids.parquet"
 
@@ -43,7 +43,7 @@ class SidFolder:
         return replace(self, items=pa.concat_arrays([self.items, items]), codes=codes)
 
 
-def write_sid_folder(out: Path, folder: SidFolder, report: SidReport) -> None:
+def write_sid_folder(out: Path, folder: SidFolder, report: SemanticIdReport) -> None:
     """Write the three files; a fault while they are written leaves ``out`` as it was."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as name:

@@ -53,7 +53,7 @@ class SharedSids:
 
 
 @dataclass(frozen=True)
-class SidReport:
+class SemanticIdReport:
     """The content of ``semantic_ids.json``.
 
     Attributes:
@@ -112,7 +112,7 @@ def shared_sids(codes: np.ndarray) -> SharedSids:
     return SharedSids(len(sizes), len(shared), int(shared.sum()), int(sizes.max()))
 
 
-def print_report(report: SidReport, out: Path) -> None:
+def print_report(report: SemanticIdReport, out: Path) -> None:
     """Print a table, the collisions, and where the semantic IDs are."""
     table = Table("level", "codes", "used", "entropy, bits", "perplexity", "error", title="semantic IDs")
     for row in report.levels:

@@ -49,9 +49,10 @@ def test_planted_clusters_are_recovered_level_by_level() -> None:
     assert encoding.errors[1] < 1e-3
 
 
-def test_the_same_seed_gives_the_same_codebooks_and_another_one_others() -> None:
+@pytest.mark.parametrize("max_rows", [300, 500])  # a sample, and all
+def test_the_same_seed_gives_the_same_codebooks_and_another_one_others(max_rows: int) -> None:
     embeddings = vectors(500)
-    books = [ResidualKMeans.train(embeddings, 2, 16, seed, max_rows=300).codebooks for seed in (4, 4, 5)]
+    books = [ResidualKMeans.train(embeddings, 2, 16, seed, max_rows).codebooks for seed in (4, 4, 5)]
     assert np.array_equal(books[0], books[1])
     assert not np.array_equal(books[0], books[2])
 

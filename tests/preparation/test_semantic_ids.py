@@ -114,6 +114,8 @@ def test_interactions_alone_give_every_item_a_semantic_id(tmp_path: Path, caplog
     assert "2 of 80 items have no training interaction; their embeddings are zero" in caplog.text  # the last of a half
     data = source.load().with_sids(read_sids(tmp_path / "first" / "sids.parquet"), skip_missing=False)
     assert data.catalog.codes.unique(dim=0).shape[0] == 80
+    first = data.catalog.codes[:, 0].tolist()  # no user has items of both halves
+    assert not set(first[:39]) & set(first[40:79])
 
 
 def test_held_out_interactions_change_nothing_but_the_seed_does(tmp_path: Path) -> None:
