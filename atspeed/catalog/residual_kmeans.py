@@ -100,7 +100,9 @@ class ResidualKMeans:
         num_items, dim = embeddings.shape
         size = min(num_items, max_rows)
         if codes > size:
-            raise ValueError(f"codes is {codes}, but there are only {size} items to find that many from")
+            raise ValueError(
+                f"codes is {codes}, but there are only {size} items to train on; set at most as many codes"
+            )
         rows = np.sort(np.random.default_rng(seed).choice(num_items, size, replace=False))
         residuals = np.empty((size, dim), np.float32)
         for chunk, values in _chunks(embeddings, rows, CHUNK):

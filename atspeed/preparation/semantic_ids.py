@@ -125,7 +125,8 @@ class SemanticIds:
         metadata = {
             **{name: str(value) for name, value in self.settings.items()},
             "embeddings": "interactions" if self.embeddings is None else "file",
-            **{name: version(name) for name in ("atspeed", "faiss-cpu")},
+            "atspeed": version("atspeed"),
+            "faiss": require_faiss().__version__,
         }
         return SidFolder(kmeans, metadata, pa.array([], pa.string()), np.empty((0, self.levels), np.int32))
 

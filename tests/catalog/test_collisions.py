@@ -40,6 +40,11 @@ def test_items_that_have_no_room_below_their_prefix_take_the_next_prefix() -> No
     assert codes.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 0, 1]]
 
 
+def test_below_another_prefix_the_nearest_codes_are_chosen_anew() -> None:
+    codes = NextNearest().resolve(nearest(LINE, line(9, 9, 9, 9, 9)))  # 9 = 10 + 0 + 0, or 0 + 1 + 0.1
+    assert codes.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1], [0, 1, 1]]
+
+
 def test_more_items_than_semantic_ids_are_refused() -> None:
     assert is_unique(NextNearest().resolve(nearest(LINE, line(*[0] * 8))))
     with pytest.raises(ValueError, match="9 items cannot have a semantic ID each: 3 levels of 2 codes make 8"):
