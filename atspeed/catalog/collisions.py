@@ -95,16 +95,17 @@ class NextNearest(CollisionRule):
     @staticmethod
     def _move(nearest: NearestCodes, codes: np.ndarray, moved: np.ndarray, capacity: int, level: int) -> None:
         """Give surplus items the nearest code of a level below which there is room; changes ``codes``."""
-        parents, _ = group(codes[:, :level])
+        parents, sizes = group(codes[:, :level])
         stay = np.setdiff1d(np.arange(len(codes)), moved)
         stay = stay[parents[stay].argsort(kind="stable")]
+        starts = np.searchsorted(parents[stay], np.arange(len(sizes) + 1))  # of each parent's items among these
         ranks = nearest.kmeans.rank(nearest.embeddings, nearest.rows[moved - len(nearest.old)], codes[moved, :level])
         current, room = -1, np.empty(0, np.int64)
         for item, ranked in zip(moved, ranks, strict=True):
             if parents[item] != current:
                 current = parents[item]
-                start, end = np.searchsorted(parents[stay], [current, current + 1])
-                room = capacity - np.bincount(codes[stay[start:end], level], minlength=nearest.kmeans.num_codes)
+                used = codes[stay[starts[current] : starts[current + 1]], level]
+                room = capacity - np.bincount(used, minlength=nearest.kmeans.num_codes)
             code = ranked[(room[ranked] > 0).argmax()]
             codes[item, level] = code
             room[code] -= 1
