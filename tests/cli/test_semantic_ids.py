@@ -1,5 +1,6 @@
 """The command semantic-ids, and that models can be trained on what it writes."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def test_every_item_gets_a_semantic_id_that_can_be_trained_on(kind: str, tmp_pat
     else:
         given = []
     shown = run_here(*SETTINGS, *given, "--out", str(tmp_path / "sids"))
-    assert "faiss" not in shown.lower()
+    assert logging.getLogger("faiss").level == logging.WARNING, "below, it tells what it could not load"
     assert "140 items" in shown
     assert ("have no training interaction" in shown) == (not given)
     catalog = data.with_sids(read_sids(tmp_path / "sids" / "sids.parquet"), skip_missing=False).catalog
