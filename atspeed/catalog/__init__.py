@@ -1,6 +1,17 @@
-"""The catalog: items, their semantic IDs, and the vocabularies that write them."""
+"""The catalog: items, their semantic IDs, how these are made, and the vocabularies that write them."""
 
+from atspeed.catalog.collisions import CollisionRule, ExtraLevel, Kept, NextNearest
 from atspeed.catalog.item_catalog import ItemCatalog, ItemIndices
+from atspeed.catalog.residual_kmeans import ResidualKMeans
 from atspeed.catalog.vocabulary import Vocabulary
 
-__all__ = ["ItemCatalog", "ItemIndices", "Vocabulary"]
+__all__ = [
+    "CollisionRule",
+    "ExtraLevel",
+    "ItemCatalog",
+    "ItemIndices",
+    "Kept",
+    "NextNearest",
+    "ResidualKMeans",
+    "Vocabulary",
+]

@@ -14,7 +14,7 @@ from atspeed.callbacks import EpochLines, RunProvenance  # imports the others, s
 from atspeed.callbacks.epoch_lines import has_terminal
 from atspeed.cli.overview import COMMANDS, PROGRAM, TRAINER_COMMANDS, usage
 from atspeed.cli.parser import PARSER_SETTINGS, ConfigFile, Parser, TrainerParser, construct
-from atspeed.data import RecommendationData
+from atspeed.data import InteractionSource, RecommendationData
 from atspeed.modules import Alignment, StageModule, TargetCaching
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ def run(args: list[str]) -> None:
     command = args[0]
     if command == "cache-target":
         cache_target(args[1:])
+    elif command == "semantic-ids":
+        make_semantic_ids(args[1:])
     elif command in COMMANDS.keys() - TRAINER_COMMANDS.keys():
         run_benchmark(command, args[1:])
     else:
@@ -51,7 +53,7 @@ def run(args: list[str]) -> None:
 def quiet() -> None:
     """Show the log lines of this project, and only the warnings of libraries that ask for action."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric", "httpx"):
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric", "httpx", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("DeepSpeed").addFilter(_asks_for_action)  # once: quickstart runs several commands
     transformers.utils.logging.disable_progress_bar()  # loading takes less than two seconds
@@ -152,6 +154,20 @@ def run_benchmark(command: str, args: list[str]) -> None:
     objects.pop("config", None)
     inputs = [objects.pop("data")] if "data" in objects else []
     construct(cls, **objects).run(*inputs)
+
+
+def make_semantic_ids(args: list[str]) -> None:
+    """Make semantic IDs for the items of a data source."""
+    from atspeed.preparation.semantic_ids import SemanticIds
+
+    parser = Parser(prog=f"{PROGRAM} semantic-ids", description=COMMANDS["semantic-ids"], **PARSER_SETTINGS)
+    _add_config_option(parser, "a YAML file")
+    parser.add_class_arguments(SemanticIds, None)
+    parser.add_subclass_arguments(InteractionSource, "data.source", required=True)
+    objects = parser.instantiate(parser.parse_args(args))
+    del objects["config"]
+    source = objects.pop("data").source
+    construct(SemanticIds, **objects.as_dict()).run(source)
 
 
 def cache_target(args: list[str]) -> None:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 TRACEBACK = "ATSPEED_TRACEBACK"
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
-EXPLAINED = (OSError, TypeError, ValueError)
+EXPLAINED = (ImportError, OSError, TypeError, ValueError)
 """Errors whose message is meant for the user."""
 
 

@@ -10,6 +10,7 @@ TRAINER_COMMANDS = {
 """Commands that run a Lightning Trainer."""
 COMMANDS = {
     **TRAINER_COMMANDS,
+    "semantic-ids": "Make semantic IDs for the items of a data set, from embeddings or from the interactions.",
     "cache-target": "Score the training prompts with the frozen target once, for alignments without the target.",
     "benchmark": "Compare speculative decoding with plain beam search and transformers.generate.",
     "benchmark-alignment": "Compare drafts of one target: target calls, accepted levels, recall and coverage.",

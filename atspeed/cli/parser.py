@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from atspeed.catalog import CollisionRule
 from atspeed.cli.messages import EXPLAINED, USAGE_ERROR, fail, report, suggestion
 from atspeed.cli.shipped_configs import find_config
 from atspeed.data import InteractionSource
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
-PLUG_INS = (InteractionSource, ModelSource, AlignmentLoss, Drafter, Verifier, StageModule, Callback)
+PLUG_INS = (InteractionSource, ModelSource, AlignmentLoss, Drafter, Verifier, StageModule, CollisionRule, Callback)
 """Classes whose subclasses are named without their package, which works for what has been imported."""
 
 

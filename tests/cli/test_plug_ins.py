@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from atspeed import callbacks, data, decoding, losses, models, modules
+from atspeed import callbacks, catalog, data, decoding, losses, models, modules
+from atspeed.catalog import CollisionRule
 from atspeed.data import InteractionSource
 from atspeed.decoding import Drafter, Verifier
 from atspeed.losses import AlignmentLoss
@@ -88,6 +89,7 @@ COMMANDS = [
     ["cache-target", "-c", "strict.yaml", *ALIGNMENT],
     ["benchmark", "-c", "benchmark.yaml", *choose("--target", MODELS), *choose("--draft", MODELS), *METHODS, *SOURCES],
     ["benchmark-alignment", "-c", "benchmark-alignment.yaml", *choose("--target", MODELS), *METHODS, *SOURCES],
+    ["semantic-ids", "--out", "x", *choose("--collisions", names(catalog, CollisionRule)), *SOURCES],
     ["tune", "-c", "tune.yaml", *choose("--target", MODELS), *choose("--draft", MODELS), *SOURCES],
 ]
 

@@ -1,0 +1,1 @@
+"""From a team's data to what training needs."""
