@@ -1,41 +1,36 @@
 """Semantic IDs as numbers and as they are written: ``<a_12> <b_3>``."""
 
 from collections.abc import Sequence
+from string import ascii_lowercase
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-MAX_LEVELS = 26
+MAX_LEVELS = len(ascii_lowercase)
 """A level is written as a letter."""
 
 
-def write_code(level: int, code: int) -> str:
-    """Return a code as it is written.
+def write_codes(codes: np.ndarray, prefix: str = "") -> pa.Array:
+    """Return semantic IDs as they are written, a list of strings per item.
 
-    >>> write_code(1, 3)
-    '<b_3>'
+    Args:
+        codes: by their number in the level, ``[items, L]``, integers.
+        prefix: what stands before the letter of a level.
+
+    >>> write_codes(np.array([[3, 7], [0, 12]])).to_pylist()
+    [['<a_3>', '<b_7>'], ['<a_0>', '<b_12>']]
     """
-    return f"<{chr(ord('a') + level)}_{code}>"
+    num_items, num_levels = codes.shape
+    begins = pa.array([f"<{prefix}{letter}_" for letter in ascii_lowercase[:num_levels]])
+    levels = pa.array(np.tile(np.arange(num_levels), num_items))  # 0 1 0 1 …
+    words = pc.binary_join_element_wise(begins.take(levels), pa.array(codes.ravel()).cast(pa.string()), ">", "")
+    return pa.ListArray.from_arrays(pa.array(np.arange(num_items + 1, dtype=np.int32) * num_levels), words)
 
 
 def write_sids(names: Sequence[str] | pa.Array, codes: np.ndarray) -> pa.Table:
-    """Return the columns ``item`` and ``sid`` (list of strings).
-
-    Args:
-        names: item names.
-        codes: their codes, ``[items, L]``, int32.
-
-    >>> write_sids(["soap"], np.array([[12, 3]])).to_pylist()
-    [{'item': 'soap', 'sid': ['<a_12>', '<b_3>']}]
-    """
-    num_items, num_levels = codes.shape
-    num_codes = int(codes.max(initial=0)) + 1
-    words = pa.array([write_code(level, code) for level in range(num_levels) for code in range(num_codes)])
-    flat = (codes.astype(np.int64) + np.arange(num_levels) * num_codes).ravel()  # rows of words
-    offsets = pa.array(np.arange(num_items + 1) * num_levels, pa.int32())
-    sids = pa.ListArray.from_arrays(offsets, words.take(pa.array(flat)))
-    return pa.table({"item": pa.array(names, pa.string()), "sid": sids})
+    """Return the columns ``item`` and ``sid`` (see :func:`write_codes`) of items and their codes, ``[items, L]``."""
+    return pa.table({"item": pa.array(names, pa.string()), "sid": write_codes(codes)})
 
 
 def read_codes(sids: pa.Table) -> np.ndarray:

@@ -1,9 +1,7 @@
-"""Columns of semantic IDs, from numbers or from codes written together to lists of codes."""
+"""Columns of semantic IDs."""
 
 from pathlib import Path
-from string import ascii_lowercase
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,27 +14,6 @@ def split_codes(written: pa.Array) -> pa.Array:
     """
     codes = pc.replace_substring_regex(written, r"<\|[^|]*\|>", "")
     return pc.split_pattern(pc.replace_substring(codes, "><", "> <"), " ")
-
-
-def write_codes(numbers: np.ndarray, prefix: str = "") -> pa.Array:
-    """Return semantic IDs with one letter per level.
-
-    Args:
-        numbers: codes by their number in the level, ``[items, L]``, integers.
-        prefix: what stands before the letter.
-
-    Returns:
-        Lists of codes, ``[items]``.
-
-    >>> write_codes(np.array([[3, 7], [0, 12]])).to_pylist()
-    [['<a_3>', '<b_7>'], ['<a_0>', '<b_12>']]
-    """
-    num_items, num_levels = numbers.shape
-    begins = pa.array([f"<{prefix}{letter}_" for letter in ascii_lowercase[:num_levels]])
-    levels = pa.array(np.tile(np.arange(num_levels), num_items))  # 0 1 0 1 …
-    written = pa.array(numbers.ravel()).cast(pa.string())
-    codes = pc.binary_join_element_wise(begins.take(levels), written, ">", "")
-    return pa.ListArray.from_arrays(pa.array(np.arange(num_items + 1, dtype=np.int32) * num_levels), codes)
 
 
 def require_as_many_codes(file: Path, items: pa.Table) -> None:

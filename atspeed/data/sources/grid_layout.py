@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from atspeed.catalog.written_codes import write_codes
 from atspeed.data.dataset import Dataset
 from atspeed.data.item_sequences import ItemSequences
-from atspeed.data.sources.code_columns import write_codes
 from atspeed.data.sources.interaction_source import InteractionSource
 from atspeed.data.sources.parquet_columns import item_lists, name_column, read_columns
 from atspeed.data.sources.text_files import MalformedLines, require_folder

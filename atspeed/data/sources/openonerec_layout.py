@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from atspeed.catalog.written_codes import write_codes
 from atspeed.data.dataset import Dataset
 from atspeed.data.item_sequences import ItemSequences, concatenate
-from atspeed.data.sources.code_columns import require_as_many_codes, split_codes, write_codes
+from atspeed.data.sources.code_columns import require_as_many_codes, split_codes
 from atspeed.data.sources.interaction_source import InteractionSource
 from atspeed.data.sources.parquet_columns import item_lists, name_column, read_columns, require_distinct
 from atspeed.data.sources.text_files import MalformedLines, require_folder

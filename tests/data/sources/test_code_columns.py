@@ -1,23 +1,15 @@
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from atspeed.data.dataset import item_table
-from atspeed.data.sources.code_columns import require_as_many_codes, split_codes, write_codes
+from atspeed.data.sources.code_columns import require_as_many_codes, split_codes
 
 
 def test_codes_written_together_are_split() -> None:
     written = pa.chunked_array([["<a_202><b_147><c_0>"], ["<|sid_begin|><s_a_340><s_b_6566><|sid_end|>", None]])
     assert split_codes(written).to_pylist() == [["<a_202>", "<b_147>", "<c_0>"], ["<s_a_340>", "<s_b_6566>"], None]
-
-
-def test_numbers_become_codes_with_a_letter_per_level() -> None:
-    assert write_codes(np.array([[3, 7, 0], [0, 12, 5]], dtype=np.int32), "s_").to_pylist() == [
-        ["<s_a_3>", "<s_b_7>", "<s_c_0>"],
-        ["<s_a_0>", "<s_b_12>", "<s_c_5>"],
-    ]
 
 
 @pytest.mark.parametrize(
