@@ -1,7 +1,10 @@
 """Data sources, one format a file."""
 
+from atspeed.data.sources.amazon_reviews import AmazonReviews
 from atspeed.data.sources.atspeed_layout import AtSpeedLayout
 from atspeed.data.sources.embedded_catalog import EmbeddedCatalog
 from atspeed.data.sources.interaction_source import InteractionSource
+from atspeed.data.sources.raw_interactions import Interactions
+from atspeed.data.sources.recbole_layout import RecBoleLayout
 
-__all__ = ["AtSpeedLayout", "EmbeddedCatalog", "InteractionSource"]
+__all__ = ["AmazonReviews", "AtSpeedLayout", "EmbeddedCatalog", "InteractionSource", "Interactions", "RecBoleLayout"]
