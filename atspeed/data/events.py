@@ -23,7 +23,8 @@ class Events:
                                   times  5 2 3 3     ann: comb soap soap, bob: soap
 
     Attributes:
-        user_names: distinct names, each the user of an event, in the order of their first one, ``[users]``, string.
+        user_names: distinct names of the users that have an event, by where the file first has them, ``[users]``,
+            string.
         item_names: the same of items, ``[items]``, string.
         users: user of each event, ``[events]``, integers.
         items: item of each event, ``[events]``, integers.

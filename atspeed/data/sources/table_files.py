@@ -135,24 +135,23 @@ class DelimitedFile(TableFile):
         return dict(zip(self.names, row, strict=True))
 
     def _records(self) -> Iterator[tuple[range, list[str] | csv.Error]]:
-        last = 0  # line that was read last
+        numbers: list[int] = []  # of the lines of a row
 
         def lines() -> Iterator[str]:
-            nonlocal last
             for number, line in read_lines(self.file):
-                last = number
+                numbers.append(number)
                 yield f"{line}\n"
 
         reader = csv.reader(lines(), delimiter=self.delimiter, strict=True)
         while True:
-            before = last
+            numbers.clear()
             try:
                 row: list[str] | csv.Error = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
                 row = error
-            yield range(before + 1, last + 1), row
+            yield range(numbers[0], numbers[-1] + 1), row
 
 
 class JsonLinesFile(TableFile):
@@ -162,11 +161,14 @@ class JsonLinesFile(TableFile):
     def _tried(self) -> Mapping[str, Any]:
         """The fields of the first records, each with its first value."""
         values: dict[str, Any] = {}
-        for _, line in islice(read_lines(self.file), NUM_TRIED):
+        fault = "there is none"
+        for number, line in islice(read_lines(self.file), NUM_TRIED):
             try:
                 values = {**self.cells(line), **values}
-            except ValueError:
-                continue  # reading all lines says what is wrong
+            except ValueError as error:
+                fault = f"line {number}: {error}"
+        if not values:
+            raise ValueError(f"{self.file}: expected JSON objects with names and values, one per line; {fault}")
         return values
 
     @property

@@ -41,7 +41,7 @@ def dataset_of(
     skipped = {what: number for what, number in (skipped or {}).items() if number}
     if not len(train.values):
         left_out = ", ".join(f"{number} {what}" for what, number in skipped.items())
-        raise ValueError(f"data.source.split leaves no interaction for training; it leaves out: {left_out or 'none'}")
+        raise ValueError(f"data.source.split leaves out all interactions for training ({left_out or 'there are none'})")
     return Dataset(
         item_table(events.item_names.to_pylist()), events.user_names.to_pylist(), train, valid, test, skipped
     )
