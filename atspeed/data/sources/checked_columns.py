@@ -40,7 +40,7 @@ def read_columns(table: TableFile, columns: Mapping[str, Column], malformed: Mal
         found = table.read(list(columns.values()))
         return pa.table({key: column.convert(found[column.name]) for key, column in columns.items()})
     except (pa.ArrowException, ValueError, OSError) as error:
-        log.info("%s: reading line by line: %s", table.file, error)
+        log.debug("%s: reading line by line: %s", table.file, error)
     schema = pa.schema({key: column.type for key, column in columns.items()})
     rows = _parsed_rows(table, columns, malformed)
     chunks = []

@@ -33,7 +33,7 @@ class TableFile(ABC):
     """
 
     def __init__(self, file: Path) -> None:
-        require_file(file, "interactions or items")
+        require_file(file, "a table of interactions or items")
         self.file = file
 
     @property

@@ -65,7 +65,7 @@ FORMATS = ["csv", "csv.gz", "tsv", "tsv.gz", "json", "jsonl", "jsonl.gz", "parqu
 def test_every_format_gives_the_same_data_set(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, split: GlobalTime | None
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     data = Interactions(write(tmp_path / f"ratings.{suffix}"), split=split).load()
     assert "line by line" not in caplog.text
     if split is None:
@@ -181,7 +181,7 @@ def test_bad_files_are_refused_by_name(tmp_path: Path, name: str, text: bytes, m
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere.csv is missing; expected interactions"):
+    with pytest.raises(FileNotFoundError, match="nowhere.csv is missing; expected a table of interactions"):
         Interactions(tmp_path / "nowhere.csv").load()
 
 
