@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -67,7 +68,7 @@ class Column:
             raise ValueError(f"{self.name} is missing; expected {self._expected}")
         return parsed
 
-    @property
+    @cached_property
     def _is_number(self) -> bool:
         return types.is_floating(self.type)
 
@@ -121,6 +122,8 @@ def _is_text(found: pa.DataType) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write
