@@ -3,7 +3,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atspeed.data.sources.cell_values import Column
@@ -16,6 +16,7 @@ TEXT = st.sampled_from(["", "a", "é", "007", "7", "+7", "-.5", "1e3", "nan", "i
 NUMBERS = st.one_of(st.integers(-(2**40), 2**40), st.floats(width=32))
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.lists(TEXT, min_size=1),

@@ -173,7 +173,7 @@ BAD_TEXT = [
 ]
 
 
-@pytest.mark.parametrize(("name", "text", "message"), BAD_TEXT)
+@pytest.mark.parametrize(("name", "text", "message"), BAD_TEXT, ids=[message for *_, message in BAD_TEXT])
 def test_bad_files_are_refused_by_name(tmp_path: Path, name: str, text: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(text)
     with pytest.raises(ValueError, match=message):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atspeed.data import Dataset, GivenSplit, GlobalTime, ItemSequences, LeaveOneOut, Splitter
@@ -53,6 +53,7 @@ def by_user(rows: list[Row]) -> dict[str, list[str]]:
     return histories
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(1, 3))
 def test_leave_one_out_equals_plain_loops(rows: list[Row], min_train: int) -> None:
     expected = {
@@ -66,6 +67,7 @@ def test_leave_one_out_equals_plain_loops(rows: list[Row], min_train: int) -> No
     assert data.skipped == {}
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=5), st.integers(1, 3))
 def test_the_function_leaves_one_out_of_any_sequences(lists: list[list[int]], min_train: int) -> None:
     parts = leave_one_out(ItemSequences.from_lists(lists), min_train)
@@ -75,6 +77,7 @@ def test_the_function_leaves_one_out_of_any_sequences(lists: list[list[int]], mi
     assert parts[2].tolist() == [items[-1:] if held else [] for items, held in zip(lists, long, strict=True)]
 
 
+@settings(deadline=None)
 @given(ROWS, st.sampled_from([(8, 1, 1), (1, 1, 1), (2, 0, 3)]), st.integers(1, 3), st.booleans())
 def test_global_time_equals_plain_loops(
     rows: list[Row], ratio: tuple[int, int, int], min_train: int, rated: bool
@@ -111,6 +114,7 @@ def test_global_time_equals_plain_loops(
     assert data.skipped == {what: count for what, count in counts.items() if count}
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_the_given_split_equals_plain_loops(rows: list[Row]) -> None:
     histories = by_user(rows)
