@@ -27,10 +27,10 @@ class EventColumns:
         rating: column of ratings; None: ``rating``, where there is one.
     """
 
-    user: str = "user"
-    item: str = "item"
-    timestamp: str = "timestamp"
-    rating: str | None = None
+    user: str
+    item: str
+    timestamp: str
+    rating: str | None
 
 
 def read_dataset(
