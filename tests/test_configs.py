@@ -14,7 +14,7 @@ from atspeed.benchmark import AlignmentBenchmark, Benchmark
 from atspeed.cli.commands import AtSpeedCLI
 from atspeed.cli.parser import PARSER_SETTINGS, Parser
 from atspeed.cli.shipped_configs import CONFIGS, find_config
-from atspeed.data import RecommendationData
+from atspeed.data import GivenSplit, GlobalTime, LeaveOneOut, RecommendationData, Splitter
 from atspeed.decoding import BoundedTopK, LosslessSampling, RelaxedSampling, StrictTopK
 from atspeed.losses import AtSpeedR, AtSpeedS, ScoreRegression
 from atspeed.models import Checkpoint, Exported, Grown, LoRA
@@ -221,6 +221,33 @@ def test_classes_chosen_on_the_command_line_take_their_settings(tmp_path: Path) 
     ]
     cli = ParseOnly(["fit", "--config", str(CONFIGS / "target.yaml"), *settings])
     assert cli.datamodule.source.root == Path("x")
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "expected"),
+    [
+        ("Interactions", [], None),
+        ("Interactions", ["", "LeaveOneOut", ".min_train", "3"], LeaveOneOut(3)),
+        ("RecBoleLayout", ["", "GlobalTime", ".ratio", "[7, 1, 2]"], GlobalTime(ratio=(7, 1, 2))),
+        ("AmazonReviews", ["", "GivenSplit", ".column", "fold"], GivenSplit("fold")),
+    ],
+)
+def test_a_split_is_chosen_on_the_command_line(
+    source: str, split: list[str], expected: Splitter | None, tmp_path: Path
+) -> None:
+    options = {
+        "": source,
+        ".path": "x",
+        **dict(zip((f".split{name}" for name in split[::2]), split[1::2], strict=True)),
+    }
+    settings = [word for name, value in options.items() for word in (f"--data.source{name}", value)]
+    arguments = ["fit", "--config", str(CONFIGS / "target.yaml"), "--trainer.default_root_dir", str(tmp_path)]
+    cli = ParseOnly([*arguments, *settings])
+    found = cli.datamodule.source
+    assert type(found).__name__ == source
+    assert found.path == Path("x")
+    assert type(found.split) is type(expected)
+    assert expected is None or vars(found.split) == vars(expected)
 
 
 @pytest.mark.parametrize(

@@ -5,31 +5,42 @@ from atspeed.data.datamodule import RecommendationData
 from atspeed.data.dataset import Dataset
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources import (
+    AmazonReviews,
     AtSpeedLayout,
     EmbeddedCatalog,
     GridLayout,
+    Interactions,
     InteractionSource,
     LCRecLayout,
     MiniOneRecLayout,
     OpenOneRecLayout,
+    RecBoleLayout,
 )
+from atspeed.data.splitters import GivenSplit, GlobalTime, LeaveOneOut, Splitter
 from atspeed.data.writers import AtSpeedWriter, DatasetWriter, LCRecWriter, MiniOneRecWriter
 
 __all__ = [
+    "AmazonReviews",
     "AtSpeedLayout",
     "AtSpeedWriter",
     "Dataset",
     "DatasetWriter",
     "EmbeddedCatalog",
+    "GivenSplit",
+    "GlobalTime",
     "GridLayout",
     "InteractionSource",
+    "Interactions",
     "ItemSequences",
     "LCRecLayout",
     "LCRecWriter",
+    "LeaveOneOut",
     "MiniOneRecLayout",
     "MiniOneRecWriter",
     "OpenOneRecLayout",
+    "RecBoleLayout",
     "RecommendationData",
     "RequestBatch",
     "SequenceBatch",
+    "Splitter",
 ]

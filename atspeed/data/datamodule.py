@@ -98,6 +98,8 @@ class RecommendationData(pl.LightningDataModule):
             self.catalog.num_items,
             len(self.dataset.train.values),
         )
+        if self.dataset.skipped:
+            log.info("left out: %s", ", ".join(f"{number} {what}" for what, number in self.dataset.skipped.items()))
 
     @property
     def max_prompt_tokens(self) -> int:

@@ -38,6 +38,10 @@ def config(name: str) -> list[str]:
             "there is no class 'TrieDraftr'; did you mean 'TrieDrafter'?",
         ),
         (
+            ["fit", *config("target"), "--data.source", "Interactions", "--data.source.split", "GlobalTme"],
+            "there is no class 'GlobalTme'; did you mean 'GlobalTime'?",
+        ),
+        (
             ["predict", *config("recommend"), "--data.sorce", "x"],
             "there is no setting 'data.sorce'; did you mean 'data.source'?",
         ),

@@ -10,7 +10,7 @@ import pytest
 
 from atspeed import callbacks, catalog, data, decoding, losses, models, modules
 from atspeed.catalog import CollisionRule
-from atspeed.data import InteractionSource
+from atspeed.data import InteractionSource, Splitter
 from atspeed.decoding import Drafter, Verifier
 from atspeed.losses import AlignmentLoss
 from atspeed.models import ModelSource
@@ -63,7 +63,8 @@ def choose(option: str, plug_ins: list[str]) -> list[str]:
     return [word for name in plug_ins for word in (option, name)]
 
 
-SOURCES = choose("--data.source", names(data, InteractionSource))
+SPLITTERS = choose("--data.source.split", names(data, Splitter))
+SOURCES = [*choose("--data.source", names(data, InteractionSource)), "--data.source", "Interactions", *SPLITTERS]
 MODELS = names(models, ModelSource)
 LOSSES = choose("--model.loss", names(losses, AlignmentLoss))
 DRAFTERS, VERIFIERS = names(decoding, Drafter), names(decoding, Verifier)

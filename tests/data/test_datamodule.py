@@ -57,3 +57,11 @@ def test_no_test_item_is_an_error(write_layout: Callable[..., Path]) -> None:
     data.setup()
     with pytest.raises(ValueError, match="no user has a test item"):
         data.test_requests()
+
+
+def test_what_the_source_leaves_out_is_logged(
+    write_layout: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    RecommendationData(AtSpeedLayout(write_layout(train="7 1 2\n8 5\n9 1\n"), skip_malformed=True)).setup()
+    assert "left out: 1 malformed lines of sequential_train.txt, 1 malformed lines of seq" in caplog.text
