@@ -4,7 +4,7 @@ from atspeed.data.batches import RequestBatch, SequenceBatch
 from atspeed.data.datamodule import RecommendationData
 from atspeed.data.dataset import Dataset
 from atspeed.data.item_sequences import ItemSequences
-from atspeed.data.sources import AtSpeedLayout, EmbeddedCatalog, InteractionSource
+from atspeed.data.sources import AtSpeedLayout, EmbeddedCatalog, InteractionSource, Prepared
 
 __all__ = [
     "AtSpeedLayout",
@@ -12,6 +12,7 @@ __all__ = [
     "EmbeddedCatalog",
     "InteractionSource",
     "ItemSequences",
+    "Prepared",
     "RecommendationData",
     "RequestBatch",
     "SequenceBatch",

@@ -1,5 +1,6 @@
 """Writers of data sets, one format a file."""
 
 from atspeed.data.writers.dataset_writer import DatasetWriter
+from atspeed.data.writers.prepared_writer import PreparedWriter
 
-__all__ = ["DatasetWriter"]
+__all__ = ["DatasetWriter", "PreparedWriter"]
