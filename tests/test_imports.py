@@ -12,7 +12,7 @@ import pytest
 import atspeed
 
 PACKAGE = Path(atspeed.__file__).parent
-HELPERS = {"checks", "files", "provenance"}
+HELPERS = {"checks", "files", "panels", "provenance", "terminal"}
 """Modules of one idea each that every package may import, and that import nothing of atspeed."""
 MODULES = {"catalog", "prompts", "data", "models", "decoding", "losses", "metrics", "alignment", "recommender"}
 ALLOWED: dict[str, set[str]] = {
@@ -26,10 +26,11 @@ ALLOWED: dict[str, set[str]] = {
     "recommender": {"catalog", "prompts", "models", "decoding"},
     "alignment": {"data", "models", "decoding", "losses"},
     "benchmark": {"data", "models", "decoding", "metrics", "recommender"},
+    "preparation": {"catalog", "data", "decoding"},
     "serving": {"recommender"},
     "modules": MODULES,
     "callbacks": {"modules", *MODULES},
-    "cli": {"callbacks", "modules", "benchmark", "serving", *MODULES},
+    "cli": {"callbacks", "modules", "benchmark", "preparation", "serving", *MODULES},
     **{helper: set() for helper in HELPERS},
     "__init__": set(),
     "__main__": {"cli"},

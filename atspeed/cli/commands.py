@@ -14,7 +14,7 @@ from atspeed.callbacks import EpochLines, RunProvenance  # imports the others, s
 from atspeed.callbacks.epoch_lines import has_terminal
 from atspeed.cli.overview import COMMANDS, PROGRAM, TRAINER_COMMANDS, usage
 from atspeed.cli.parser import PARSER_SETTINGS, ConfigFile, Parser, TrainerParser, construct
-from atspeed.data import RecommendationData
+from atspeed.data import InteractionSource, RecommendationData
 from atspeed.modules import Alignment, StageModule, TargetCaching
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ def run(args: list[str]) -> None:
     command = args[0]
     if command == "cache-target":
         cache_target(args[1:])
+    elif command == "prepare":
+        prepare(args[1:])
     elif command in COMMANDS.keys() - TRAINER_COMMANDS.keys():
         run_benchmark(command, args[1:])
     else:
@@ -152,6 +154,23 @@ def run_benchmark(command: str, args: list[str]) -> None:
     objects.pop("config", None)
     inputs = [objects.pop("data")] if "data" in objects else []
     construct(cls, **objects).run(*inputs)
+
+
+def prepare(args: list[str]) -> None:
+    """Read, check and report a data set, and write it.
+
+    Args:
+        args: the options of the command.
+    """
+    from atspeed.preparation import Preparation
+
+    parser = Parser(prog=f"{PROGRAM} prepare", description=COMMANDS["prepare"], **PARSER_SETTINGS)
+    parser.usage = f"{PROGRAM} prepare --data.source CLASS --out FOLDER [options]"
+    _add_config_option(parser, "a YAML file with these settings")
+    parser.add_subclass_arguments(InteractionSource, "data.source", required=True, help="the data set, as for fit")
+    parser.add_class_arguments(Preparation, None)
+    objects = parser.instantiate(parser.parse_args(args))
+    construct(Preparation, objects.out, objects.writer).run(objects.data.source)
 
 
 def cache_target(args: list[str]) -> None:

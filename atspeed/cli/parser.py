@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from atspeed.cli.messages import EXPLAINED, USAGE_ERROR, fail, report, suggestion
 from atspeed.cli.shipped_configs import find_config
 from atspeed.data import InteractionSource
+from atspeed.data.writers import DatasetWriter
 from atspeed.decoding import Drafter, Verifier
 from atspeed.losses import AlignmentLoss
 from atspeed.models import ModelSource
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
-PLUG_INS = (InteractionSource, ModelSource, AlignmentLoss, Drafter, Verifier, StageModule, Callback)
+PLUG_INS = (InteractionSource, DatasetWriter, ModelSource, AlignmentLoss, Drafter, Verifier, StageModule, Callback)
 """Classes whose subclasses are named without their package, which works for what has been imported."""
 
 

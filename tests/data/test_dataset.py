@@ -39,9 +39,7 @@ def test_semantic_ids_are_joined_by_name_and_new_items_come_last() -> None:
 
 def test_items_without_a_semantic_id_are_refused_or_counted() -> None:
     data = dataset(["soap", "cup", "comb"])
-    with pytest.raises(
-        ValueError, match=r"item 'cup' has no semantic ID, and 2 interactions .*skip_malformed"
-    ):
+    with pytest.raises(ValueError, match=r"item 'cup' has no semantic ID, and 2 interactions .*skip_malformed"):
         data.with_sids(SIDS, skip_missing=False)
     data = data.with_sids(SIDS, skip_missing=True)
     assert data.catalog.names == ("soap", "comb", "pen")

@@ -60,8 +60,8 @@ class Prepared(InteractionSource):
         )
         if fingerprint(dataset) != record["sha256"]:
             raise ValueError(
-                f"the content of {self.root} is not what dataset.json was written for (its SHA-256 differs): a file was "
-                f"changed, replaced or damaged; {WAY_OUT}"
+                f"the content of {self.root} does not match its fingerprint in dataset.json: a file was changed, "
+                f"replaced or damaged; {WAY_OUT}"
             )
         if self.sids is None:
             return dataset
