@@ -6,6 +6,8 @@ from atspeed.preparation.data_report import DataReport
 from atspeed.preparation.sid_statistics import SidReport
 from atspeed.preparation.trie_prediction import MAX_NODES, Spread, TrieRow
 
+PURPOSES = {"train": "train on", "valid": "validate on", "test": "test on"}
+
 
 def tables_of(report: DataReport) -> list[Table | str]:
     """Return the tables of a report, and its conclusion."""
@@ -14,9 +16,7 @@ def tables_of(report: DataReport) -> list[Table | str]:
 
 
 def _counts(report: DataReport) -> Table:
-    table = Table(
-        "", "", title=f"data set of {report.origin.get('class_path', 'an unknown source')}", show_header=False
-    )
+    table = Table("", "", title=f"data set of {report.origin['class_path']}", show_header=False)
     table.columns[1].justify = "right"
     table.add_row("users", f"{report.users:,}")
     table.add_row("items", f"{report.items:,}")
@@ -28,9 +28,6 @@ def _counts(report: DataReport) -> Table:
     lengths = ", ".join(f"{name} {value:g}" for name, value in report.history_lengths.items())
     table.add_row("items of a user", lengths)
     return table
-
-
-PURPOSES = {"train": "train on", "valid": "validate on", "test": "test on"}
 
 
 def _sids(sids: SidReport) -> Table:
@@ -58,14 +55,12 @@ def _sids(sids: SidReport) -> Table:
 
 
 def _trie(rows: list[TrieRow], num_levels: int) -> Table:
-    title = (
-        f"TrieDrafter with {MAX_NODES} nodes per call, predicted per request (plain beam search: {num_levels} calls)"
-    )
-    table = Table(title=title)
-    for name in ("K", "target calls", "new tokens"):
+    table = Table(title=f"TrieDrafter of {MAX_NODES} nodes, predicted per request: typical (least to most)")
+    for name in ("K", "target calls", "new tokens", "target calls of plain beam search"):
         table.add_column(name, justify="right")
     for row in rows:
-        table.add_row(str(row.num_beams), _text(row.target_calls, ".2f"), _text(row.new_tokens, ".0f"))
+        calls, tokens = _text(row.target_calls, ".2f"), _text(row.new_tokens, ".0f")
+        table.add_row(str(row.num_beams), calls, tokens, str(num_levels))
     return table
 
 

@@ -79,19 +79,17 @@ def describe_sids(catalog: ItemCatalog, trie: ItemTrie) -> SidReport:
 
 def _level_row(catalog: ItemCatalog, trie: ItemTrie, level: int) -> LevelRow:
     usage = torch.bincount(catalog.codes[:, level])
-    usage = usage[usage > 0] / catalog.num_items
+    usage = usage[usage > 0].double() / catalog.num_items
     begin, end = trie.depth_start[level + 1 : level + 3]
-    children = trie.num_children[begin:end]
-    shares = trie.num_items[begin:end].sort(descending=True).values / catalog.num_items
+    children = trie.num_children[begin:end].double()
+    shares = trie.num_items[begin:end].sort(descending=True).values.double() / catalog.num_items
     is_last = level == catalog.num_levels - 1
     return LevelRow(
         level=level,
         used_codes=len(usage),
         perplexity=float(2 ** -(usage * usage.log2()).sum()),
         prefixes=end - begin,
-        children=None
-        if is_last
-        else Children(int(children.min()), float(children.float().mean()), int(children.max())),
+        children=None if is_last else Children(int(children.min()), float(children.mean()), int(children.max())),
         largest_share=float(shares[0]),
         ten_largest_share=float(shares[:10].sum()),
     )

@@ -2,10 +2,12 @@
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from atspeed.decoding import ItemTrie, PrefixScorer
 from atspeed.decoding.trie import Spans
+
+SMALLEST = {"hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1}
 
 
 class SimulatedTarget(PrefixScorer):
@@ -23,8 +25,9 @@ class SimulatedTarget(PrefixScorer):
     """
 
     def __init__(self, trie: ItemTrie, log_shares: Tensor, strength: float, num_requests: int, seed: int = 0) -> None:
-        sizes = {"hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1}
-        never_called = LlamaForCausalLM(LlamaConfig(vocab_size=2, bos_token_id=None, eos_token_id=None, **sizes))
+        never_called = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model("llama", vocab_size=2, bos_token_id=None, eos_token_id=None, **SMALLEST)
+        )
         prompts = torch.zeros(num_requests, 1, dtype=torch.long)
         super().__init__(never_called, trie, prompts, torch.ones_like(prompts, dtype=torch.bool))
         self._log_shares = log_shares
