@@ -1,12 +1,15 @@
 """The figure of a data report."""
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from atspeed.panels import make_panels
 from atspeed.preparation.data_report import DataReport
 from atspeed.preparation.sid_statistics import SidReport
-from atspeed.preparation.trie_prediction import Spread, TrieRow
+from atspeed.preparation.spread import Spread
+from atspeed.preparation.trie_prediction import TrieRow
 
 
 def draw_report(report: DataReport) -> Figure:
@@ -41,7 +44,7 @@ def _draw_codes(panel: Axes, sids: SidReport) -> None:
 
 
 def _draw_children(panel: Axes, sids: SidReport) -> None:
-    spreads = [Spread(row.children.least, row.children.mean, row.children.most) for row in sids.levels if row.children]
+    spreads = [row.children for row in sids.levels if row.children]
     _draw_spreads(panel, range(len(spreads)), spreads, "C0")
     panel.set_yscale("log")
     panel.set_xticks(range(len(spreads)))
@@ -63,8 +66,8 @@ def _draw_costs(panel: Axes, rows: list[TrieRow], num_levels: int) -> None:
     tokens.spines["top"].set_visible(False)
 
 
-def _draw_spreads(panel: Axes, positions: "list[float] | range", spreads: list[Spread], color: str) -> None:
+def _draw_spreads(panel: Axes, positions: Sequence[float], spreads: list[Spread], color: str) -> None:
     means = [spread.mean for spread in spreads]
-    below = [max(0.0, spread.mean - spread.least) for spread in spreads]
-    above = [max(0.0, spread.most - spread.mean) for spread in spreads]
+    below = [spread.mean - spread.least for spread in spreads]
+    above = [spread.most - spread.mean for spread in spreads]
     panel.errorbar(positions, means, (below, above), fmt="o", color=color, capsize=4)

@@ -4,7 +4,8 @@ from rich.table import Table
 
 from atspeed.preparation.data_report import DataReport
 from atspeed.preparation.sid_statistics import SidReport
-from atspeed.preparation.trie_prediction import MAX_NODES, Spread, TrieRow
+from atspeed.preparation.spread import Spread
+from atspeed.preparation.trie_prediction import MAX_NODES, TrieRow
 
 PURPOSES = {"train": "train on", "valid": "validate on", "test": "test on"}
 
@@ -16,7 +17,7 @@ def tables_of(report: DataReport) -> list[Table | str]:
 
 
 def _counts(report: DataReport) -> Table:
-    table = Table("", "", title=f"data set of {report.origin['class_path']}", show_header=False)
+    table = Table("", "", title=f"data set of {report.origin['class_path'].rpartition('.')[2]}", show_header=False)
     table.columns[1].justify = "right"
     table.add_row("users", f"{report.users:,}")
     table.add_row("items", f"{report.items:,}")

@@ -76,14 +76,23 @@ class Preparation:
             ) from error
 
 
-def settings_of(part: InteractionSource | DatasetWriter) -> dict[str, Any]:
-    """Return the class of a source or writer and its settings, ready for JSON."""
+def settings_of(part: object) -> dict[str, Any]:
+    """Return the class of a source, a writer or a part of one, and its settings, ready for JSON."""
     cls = type(part)
     arguments = constructor_arguments(part)
-    return {
-        "class_path": f"{cls.__module__}.{cls.__qualname__}",
-        "init_args": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
-    }
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": _for_json(arguments)}
+
+
+def _for_json(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(name): _for_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(each) for each in value]
+    return settings_of(value)
 
 
 def write_report(report: DataReport, folder: Path) -> None:

@@ -6,15 +6,7 @@ import torch
 
 from atspeed.catalog import ItemCatalog
 from atspeed.decoding import ItemTrie
-
-
-@dataclass(frozen=True)
-class Children:
-    """How many codes follow a prefix: the least, the mean and the most."""
-
-    least: int
-    mean: float
-    most: int
+from atspeed.preparation.spread import Spread
 
 
 @dataclass(frozen=True)
@@ -36,7 +28,7 @@ class LevelRow:
     used_codes: int
     perplexity: float
     prefixes: int
-    children: Children | None
+    children: Spread | None
     largest_share: float
     ten_largest_share: float
 
@@ -81,7 +73,6 @@ def _level_row(catalog: ItemCatalog, trie: ItemTrie, level: int) -> LevelRow:
     usage = torch.bincount(catalog.codes[:, level])
     usage = usage[usage > 0].double() / catalog.num_items
     begin, end = trie.depth_start[level + 1 : level + 3]
-    children = trie.num_children[begin:end].double()
     shares = trie.num_items[begin:end].sort(descending=True).values.double() / catalog.num_items
     is_last = level == catalog.num_levels - 1
     return LevelRow(
@@ -89,7 +80,7 @@ def _level_row(catalog: ItemCatalog, trie: ItemTrie, level: int) -> LevelRow:
         used_codes=len(usage),
         perplexity=float(2 ** -(usage * usage.log2()).sum()),
         prefixes=end - begin,
-        children=None if is_last else Children(int(children.min()), float(children.mean()), int(children.max())),
+        children=None if is_last else Spread.of(trie.num_children[begin:end]),
         largest_share=float(shares[0]),
         ten_largest_share=float(shares[:10].sum()),
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from atspeed.decoding import ItemTrie, StrictTopK, TrieDrafter
 from atspeed.decoding.search import search
 from atspeed.preparation.simulated_target import SimulatedTarget
+from atspeed.preparation.spread import Spread
 
 MAX_NODES = 256
 """Nodes per call, as in ``configs/benchmark.yaml``: what a GPU scores at little more than the price of a call."""
@@ -23,23 +24,11 @@ FEW_CALLS = 2
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A number that depends on where a request's beams lie.
-
-    Attributes:
-        least: over all simulated requests.
-        mean: over the requests of a typical target.
-        most: over all simulated requests; equal to ``least`` where the catalog alone decides.
-    """
-
-    least: float
-    mean: float
-    most: float
-
-
-@dataclass(frozen=True)
 class TrieRow:
     """What ``TrieDrafter`` will cost at one beam width, strict verification.
+
+    Least and most are over all simulated requests, and equal where the catalog alone decides. The mean is over those of
+    a typical target.
 
     Attributes:
         num_beams: beam width K.
@@ -85,7 +74,7 @@ def _row(trie: ItemTrie, kinds: Sequence[tuple[Tensor, float]], num_beams: int) 
             )
         calls.append(decoded.target_calls)
         tokens.append(target.new_tokens)
-    return TrieRow(num_beams, _spread(calls), _spread(tokens))
+    return TrieRow(num_beams, *(Spread.of(torch.cat(values), typical=values[0]) for values in (calls, tokens)))
 
 
 def _log_shares(trie: ItemTrie, interactions: np.ndarray) -> Tensor:
@@ -94,11 +83,6 @@ def _log_shares(trie: ItemTrie, interactions: np.ndarray) -> Tensor:
     before = torch.nn.functional.pad(torch.from_numpy(counts)[trie.items].cumsum(0), (1, 0))
     below = (before[trie.first_item + trie.num_items] - before[trie.first_item]).float()
     return (below / below[trie.parent]).log()
-
-
-def _spread(values: list[Tensor]) -> Spread:
-    everything = torch.cat(values)
-    return Spread(int(everything.min()), float(values[0].float().mean()), int(everything.max()))
 
 
 def conclude(rows: Sequence[TrieRow], num_levels: int) -> str:

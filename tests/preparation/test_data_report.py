@@ -7,7 +7,8 @@ from atspeed.decoding import ItemTrie
 from atspeed.preparation.data_figure import draw_report
 from atspeed.preparation.data_report import NO_SIDS, SplitRow, describe
 from atspeed.preparation.data_tables import tables_of
-from atspeed.preparation.sid_statistics import Children, describe_sids
+from atspeed.preparation.sid_statistics import describe_sids
+from atspeed.preparation.spread import Spread
 
 SIDS = [["<a_0>", "<b_0>"], ["<a_0>", "<b_1>"], ["<a_0>", "<b_1>"], ["<a_1>", "<b_1>"], ["<a_0>", "<b_2>"]]
 NAMES = ["soap", "comb", "pen", "cup", "hat"]
@@ -34,7 +35,7 @@ def test_semantic_ids_are_described_level_by_level() -> None:
     entropy = -(0.8 * np.log2(0.8) + 0.2 * np.log2(0.2))  # four items have <a_0>, one <a_1>
     assert first.perplexity == pytest.approx(2**entropy)
     assert (first.level, first.used_codes, first.prefixes) == (0, 2, 2)
-    assert first.children == Children(1, 2.0, 3)
+    assert first.children == Spread(1, 2.0, 3)
     assert (first.largest_share, first.ten_largest_share) == pytest.approx((0.8, 1.0))
     assert (last.level, last.used_codes, last.prefixes, last.children) == (1, 3, 4, None)
     assert (last.largest_share, last.ten_largest_share) == pytest.approx((0.4, 1.0))

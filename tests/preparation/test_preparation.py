@@ -6,6 +6,7 @@ import pytest
 from atspeed.data import AtSpeedLayout, Dataset, EmbeddedCatalog
 from atspeed.data.writers import DatasetWriter
 from atspeed.preparation import Preparation
+from atspeed.preparation.preparation import settings_of
 
 
 class FailingWriter(DatasetWriter):
@@ -43,3 +44,24 @@ def test_what_others_wrote_is_refused_before_anything_is_read(tmp_path: Path, na
     with pytest.raises(ValueError, match="exists and was not written by prepare; name another folder, or delete it"):
         Preparation(tmp_path / name).run(AtSpeedLayout(tmp_path / "nowhere"))
     assert (tmp_path / "folder" / "mine").read_text() == (tmp_path / "file").read_text() == "precious"
+
+
+class Window:
+    def __init__(self, days: int) -> None:
+        self.days = days
+
+
+class WindowedSource(EmbeddedCatalog):
+    def __init__(self, files: list[Path], window: Window, names: dict[str, str | None]) -> None:
+        super().__init__(40, 140)
+        self.files, self.window, self.names = files, window, names
+
+
+def test_the_settings_of_a_source_are_kept_with_those_of_its_parts() -> None:
+    settings = settings_of(WindowedSource([Path("a/b")], Window(3), {"user": "uid", "rating": None}))
+    assert settings["class_path"].endswith("test_preparation.WindowedSource")
+    assert settings["init_args"] == {
+        "files": ["a/b"],
+        "window": {"class_path": "tests.preparation.test_preparation.Window", "init_args": {"days": 3}},
+        "names": {"user": "uid", "rating": None},
+    }

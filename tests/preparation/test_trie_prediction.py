@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from atspeed.cli.shipped_configs import CONFIGS
 from atspeed.data import EmbeddedCatalog
 from atspeed.decoding import ItemTrie, SpeculativeDecoder, TrieDrafter
-from atspeed.preparation.trie_prediction import MAX_NODES, Spread, TrieRow, conclude, predict_trie
+from atspeed.preparation.spread import Spread
+from atspeed.preparation.trie_prediction import MAX_NODES, TrieRow, conclude, predict_trie
 from tests.decoding.tiny import random_prompts, random_sids, tiny_model
 
 EMBEDDED = EmbeddedCatalog().load()
@@ -34,17 +37,21 @@ def measure(trie: ItemTrie, num_beams: int, seed: int) -> tuple[list[int], list[
         (random_trie(3000, [80, 80]), NOTHING),  # both levels fit: one call
         (random_trie(6000, [300, 60, 20]), NOTHING),  # at K = 20 the number of calls depends on the beams
         (random_trie(20_000, [500, 500, 500]), NOTHING),
-        (random_trie(2000, [40] * 5), NOTHING),
     ],
 )
 def test_a_model_stays_within_the_prediction(trie: ItemTrie, interactions: np.ndarray) -> None:
-    for row in predict_trie(trie, interactions, num_beams=(1, 10, 20)):
+    for row in predict_trie(trie, interactions, num_beams=(1, 20)):
         calls, tokens = measure(trie, row.num_beams, seed=1)
         for predicted, measured in ((row.target_calls, calls), (row.new_tokens, tokens)):
             assert predicted.least <= np.mean(measured) <= predicted.most
             assert predicted.least <= predicted.mean <= predicted.most
             if predicted.least == predicted.most:
                 assert {*measured} == {predicted.least}, "the catalog alone decides"
+
+
+def test_the_prediction_is_for_the_drafter_of_the_benchmark() -> None:
+    methods = OmegaConf.load(CONFIGS / "benchmark.yaml").methods
+    assert methods.trie.drafter == {"class_path": "TrieDrafter", "init_args": {"max_nodes": MAX_NODES}}
 
 
 def test_where_the_levels_decide_the_prediction_is_exact() -> None:
