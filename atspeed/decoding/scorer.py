@@ -145,7 +145,10 @@ class PrefixScorer(ScoredPrefixes):
         self.shapes.append(CallShape(num_tokens, batch_size, call.mask.shape[2] - num_tokens))
 
     def _log_probs(self, call: _Call, spans: Spans) -> Tensor:
-        """Return the log-probabilities of the children ``spans`` of a call's nodes, ``[B, W]``, float32."""
+        """Return the log-probabilities of the children ``spans`` of a call's nodes, ``[B, W]``, float32.
+
+        All that asks the model; what searches without one overrides it.
+        """
         legal = spans.mask
         if self.allowed is not None:
             legal = legal & self.allowed.gather(1, spans.values)

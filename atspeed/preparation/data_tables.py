@@ -56,7 +56,7 @@ def _sids(sids: SidReport) -> Table:
 
 
 def _trie(rows: list[TrieRow], num_levels: int) -> Table:
-    table = Table(title=f"TrieDrafter of {MAX_NODES} nodes, predicted per request: typical (least to most)")
+    table = Table(title=f"TrieDrafter of {MAX_NODES} nodes, predicted per request (least to most)")
     for name in ("K", "target calls", "new tokens", "target calls of plain beam search"):
         table.add_column(name, justify="right")
     for row in rows:

@@ -9,7 +9,7 @@ from atspeed.cli.shipped_configs import CONFIGS
 from atspeed.data import EmbeddedCatalog
 from atspeed.decoding import ItemTrie, SpeculativeDecoder, TrieDrafter
 from atspeed.preparation.spread import Spread
-from atspeed.preparation.trie_prediction import MAX_NODES, TrieRow, conclude, predict_trie
+from atspeed.preparation.trie_prediction import MAX_NODES, NUM_REQUESTS, TrieRow, conclude, predict_trie
 from tests.decoding.tiny import random_prompts, random_sids, tiny_model
 
 EMBEDDED = EmbeddedCatalog().load()
@@ -54,15 +54,25 @@ def test_the_prediction_is_for_the_drafter_of_the_benchmark() -> None:
     assert methods.trie.drafter == {"class_path": "TrieDrafter", "init_args": {"max_nodes": MAX_NODES}}
 
 
-def test_where_the_levels_decide_the_prediction_is_exact() -> None:
-    (row,) = predict_trie(random_trie(3000, [40, 40, 40]), NOTHING, num_beams=(20,))
-    assert row == TrieRow(20, Spread(2, 2.0, 2), Spread(60, 60.0, 60))  # 40 first codes, then 20 beams
+@pytest.mark.parametrize(
+    ("num_items", "num_codes", "calls", "tokens"),
+    [
+        (3000, [40, 40, 40], 2, 60),  # 40 first codes, then 20 beams
+        (20_000, [500, 500, 500], 3, 40),  # nothing fits: plain beam search, 20 beams of one code and 20 of two
+    ],
+)
+def test_where_the_levels_decide_the_prediction_is_exact(
+    num_items: int, num_codes: list[int], calls: int, tokens: int
+) -> None:
+    (row,) = predict_trie(random_trie(num_items, num_codes), NOTHING, num_beams=(20,))
+    assert row == TrieRow(20, Spread(calls, calls, calls), Spread(tokens, tokens, tokens))
 
 
 def test_where_the_beams_decide_the_prediction_is_a_range() -> None:
-    (row,) = predict_trie(random_trie(6000, [300, 60, 20]), NOTHING, num_beams=(20,))
+    (row,) = predict_trie(random_trie(20_000, [500, 500, 500]), NOTHING, num_beams=(10,))
     assert (row.target_calls.least, row.target_calls.most) == (2, 3)
     assert 2 < row.target_calls.mean < 3
+    assert (row.new_tokens.mean * NUM_REQUESTS).is_integer(), "requests that ended early count as well"
 
 
 def test_beams_below_popular_prefixes_have_more_to_score() -> None:
