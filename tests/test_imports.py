@@ -12,7 +12,7 @@ import pytest
 import atspeed
 
 PACKAGE = Path(atspeed.__file__).parent
-HELPERS = {"checks", "files", "provenance"}
+HELPERS = {"checks", "files", "panels", "provenance", "terminal"}
 """Modules of one idea each that every package may import, and that import nothing of atspeed."""
 MODULES = {"catalog", "prompts", "data", "models", "decoding", "losses", "metrics", "alignment", "recommender"}
 ALLOWED: dict[str, set[str]] = {

@@ -77,7 +77,7 @@ class AlignmentBenchmark:
     def run(self, data: RecommendationData) -> ComparisonResult:
         """Measure, print the tables, write JSON and figure, and return the content of the JSON."""
         from atspeed.benchmark.report.coverage_figure import draw_coverage  # matplotlib: as in Benchmark.run
-        from atspeed.benchmark.report.panels import save_figure
+        from atspeed.panels import save_figure
 
         data.num_test_users = self.num_requests
         data.setup("test")

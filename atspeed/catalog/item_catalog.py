@@ -3,9 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import chain
+from typing import NoReturn
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from atspeed.catalog.vocabulary import Vocabulary
 
 ItemIndices = Sequence[int] | np.ndarray
 """Items by their catalog index; an array is of integers, ``[items]``."""
+EXPECTED_SID = "expected a list of one or more codes"
 
 
 def _natural_key(word: str) -> list[tuple[bool, int, str]]:
@@ -50,24 +53,57 @@ class ItemCatalog:
     """
 
     def __init__(self, sids: Mapping[str, Sequence[str]]) -> None:
-        if not sids:
-            raise ValueError("the catalog has no item")
-        self.names = tuple(sids)
-        num_levels = len(sids[self.names[0]])
         for name, sid in sids.items():
-            if isinstance(sid, str) or not sid:
-                raise ValueError(f"item {name!r} has the semantic ID {sid!r}; expected a list of one or more codes")
-            if len(sid) != num_levels:
-                raise ValueError(
-                    f"item {name!r} has a semantic ID of {len(sid)} codes, item {self.names[0]!r} one of "
-                    f"{num_levels}; all must have the same length"
-                )
-        self.words = tuple(sorted(set(chain.from_iterable(sids.values())), key=_natural_key))
-        codes = map(self._code_of_word.__getitem__, chain.from_iterable(sids.values()))
-        flat = np.fromiter(codes, np.int32, count=len(sids) * num_levels)
-        self.codes = torch.from_numpy(flat).view(-1, num_levels)
+            if isinstance(sid, str):
+                raise ValueError(f"item {name!r} has the semantic ID {sid!r}; {EXPECTED_SID}")
+        self._read(pa.array(list(sids), pa.string()), pa.array(list(sids.values()), pa.list_(pa.string())))
+
+    @classmethod
+    def from_arrow(cls, names: pa.Array, sids: pa.Array) -> "ItemCatalog":
+        """Return the catalog of items in two columns, without a Python object per code.
+
+        Args:
+            names: item names, each once (string).
+            sids: their codes (list of strings).
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        catalog = cls.__new__(cls)
+        catalog._read(names, sids)
+        return catalog
+
+    def _read(self, names: pa.Array, sids: pa.Array) -> None:
+        if not len(names):
+            raise ValueError("the catalog has no item")
+        self.names = tuple(names.to_pylist())
+        lengths = pc.list_value_length(sids).fill_null(0).to_numpy(zero_copy_only=False)
+        num_levels = int(lengths[0])
+        wrong = np.flatnonzero((lengths == 0) | (lengths != num_levels))
+        if len(wrong):
+            self._refuse(int(wrong[0]), sids[int(wrong[0])].as_py(), num_levels)
+        flat = sids.flatten()
+        if flat.null_count:
+            item = int(np.flatnonzero(flat.is_null())[0]) // num_levels
+            self._refuse(item, sids[item].as_py(), num_levels)
+        encoded = flat.dictionary_encode()
+        found = encoded.dictionary.to_pylist()  # the distinct codes, in order of first use
+        order = sorted(range(len(found)), key=lambda index: _natural_key(found[index]))
+        self.words = tuple(found[index] for index in order)
+        code = np.empty(len(found), np.int32)  # of each distinct code
+        code[order] = np.arange(len(found))
+        self.codes = torch.from_numpy(code[encoded.indices.to_numpy()]).view(-1, num_levels)
         self.vocabulary = Vocabulary(self.words)
         self.tokens = torch.tensor([self.vocabulary.token(word) for word in self.words])[self.codes]
+
+    def _refuse(self, item: int, sid: list[str | None] | None, num_levels: int) -> NoReturn:
+        name = self.names[item]
+        if not sid or None in sid:
+            raise ValueError(f"item {name!r} has the semantic ID {sid!r}; {EXPECTED_SID}")
+        raise ValueError(
+            f"item {name!r} has a semantic ID of {len(sid)} codes, item {self.names[0]!r} one of {num_levels}; all "
+            "must have the same length"
+        )
 
     @property
     def num_items(self) -> int:

@@ -42,8 +42,8 @@ def run(args: list[str]) -> None:
     command = args[0]
     if command == "cache-target":
         cache_target(args[1:])
-    elif command == "semantic-ids":
-        make_semantic_ids(args[1:])
+    elif command in ("prepare", "semantic-ids"):
+        run_preparation(command, args[1:])
     elif command in COMMANDS.keys() - TRAINER_COMMANDS.keys():
         run_benchmark(command, args[1:])
     else:
@@ -156,18 +156,20 @@ def run_benchmark(command: str, args: list[str]) -> None:
     construct(cls, **objects).run(*inputs)
 
 
-def make_semantic_ids(args: list[str]) -> None:
-    """Make semantic IDs for the items of a data source."""
-    from atspeed.preparation.semantic_ids import SemanticIds
+def run_preparation(command: str, args: list[str]) -> None:
+    """Run a command that works on a data set before it is trained on: ``prepare`` or ``semantic-ids``."""
+    from atspeed.preparation import Preparation, SemanticIds
 
-    parser = Parser(prog=f"{PROGRAM} semantic-ids", description=COMMANDS["semantic-ids"], **PARSER_SETTINGS)
-    _add_config_option(parser, "a YAML file")
-    parser.add_class_arguments(SemanticIds, None)
-    parser.add_subclass_arguments(InteractionSource, "data.source", required=True)
+    cls = {"prepare": Preparation, "semantic-ids": SemanticIds}[command]
+    parser = Parser(prog=f"{PROGRAM} {command}", description=COMMANDS[command], **PARSER_SETTINGS)
+    parser.usage = f"{PROGRAM} {command} --data.source CLASS --out FOLDER [options]"
+    _add_config_option(parser, "a YAML file with these settings")
+    parser.add_subclass_arguments(InteractionSource, "data.source", required=True, help="the data set, as for fit")
+    parser.add_class_arguments(cls, None)
     objects = parser.instantiate(parser.parse_args(args))
     del objects["config"]
     source = objects.pop("data").source
-    construct(SemanticIds, **objects.as_dict()).run(source)
+    construct(cls, **objects.as_dict()).run(source)
 
 
 def cache_target(args: list[str]) -> None:

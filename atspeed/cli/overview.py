@@ -10,6 +10,7 @@ TRAINER_COMMANDS = {
 """Commands that run a Lightning Trainer."""
 COMMANDS = {
     **TRAINER_COMMANDS,
+    "prepare": "Read a data set of any format, check and report it, and write it in a format that loads at once.",
     "semantic-ids": "Make semantic IDs for the items of a data set, from embeddings or from the interactions.",
     "cache-target": "Score the training prompts with the frozen target once, for alignments without the target.",
     "benchmark": "Compare speculative decoding with plain beam search and transformers.generate.",

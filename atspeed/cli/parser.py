@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from atspeed.catalog import CollisionRule
 from atspeed.cli.messages import EXPLAINED, USAGE_ERROR, fail, report, suggestion
 from atspeed.cli.shipped_configs import find_config
-from atspeed.data import InteractionSource, Splitter
+from atspeed.data import DatasetWriter, InteractionSource, Splitter
 from atspeed.decoding import Drafter, Verifier
 from atspeed.losses import AlignmentLoss
 from atspeed.models import ModelSource
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
 PLUG_INS = (
-    *(InteractionSource, Splitter, CollisionRule),
+    *(InteractionSource, Splitter, DatasetWriter, CollisionRule),
     *(ModelSource, AlignmentLoss, Drafter, Verifier, StageModule, Callback),
 )
 """Classes whose subclasses are named without their package, which works for what has been imported."""

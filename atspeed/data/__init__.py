@@ -14,10 +14,11 @@ from atspeed.data.sources import (
     LCRecLayout,
     MiniOneRecLayout,
     OpenOneRecLayout,
+    Prepared,
     RecBoleLayout,
 )
 from atspeed.data.splitters import GivenSplit, GlobalTime, LeaveOneOut, Splitter
-from atspeed.data.writers import AtSpeedWriter, DatasetWriter, LCRecWriter, MiniOneRecWriter
+from atspeed.data.writers import AtSpeedWriter, DatasetWriter, LCRecWriter, MiniOneRecWriter, PreparedWriter
 
 __all__ = [
     "AmazonReviews",
@@ -38,6 +39,8 @@ __all__ = [
     "MiniOneRecLayout",
     "MiniOneRecWriter",
     "OpenOneRecLayout",
+    "Prepared",
+    "PreparedWriter",
     "RecBoleLayout",
     "RecommendationData",
     "RequestBatch",

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,8 @@ class Dataset:
         valid: the items that came next; empty for a user without any.
         test: the items after those; empty for a user without any.
         skipped: what of the source is not in here: reason → how many.
+        origin: where it comes from, ready for JSON: the source's class and settings, and when it was read; empty where
+            nobody has noted it.
 
     Raises:
         ValueError: if two items have one name, or a split does not have one sequence per user.
@@ -35,6 +38,7 @@ class Dataset:
     valid: ItemSequences
     test: ItemSequences
     skipped: Mapping[str, int] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = self.items["item"]
@@ -63,7 +67,7 @@ class Dataset:
                 "the items of data.source have no semantic IDs; make some with: python -m atspeed semantic-ids, "
                 "and name the file that it writes by data.source.sids"
             )
-        return ItemCatalog(dict(zip(self.items["item"].to_pylist(), self.items["sid"].to_pylist(), strict=True)))
+        return ItemCatalog.from_arrow(self.items["item"].combine_chunks(), self.items["sid"].combine_chunks())
 
     def with_sids(self, sids: pa.Table, skip_missing: bool) -> "Dataset":
         """Return the data set with semantic IDs; items that only ``sids`` has come last.
@@ -112,7 +116,7 @@ class Dataset:
         skipped = {**self.skipped, f"items without {what}": int((~kept).sum())}
         if len(lost):
             skipped[f"interactions with an item without {what}"] = len(lost)
-        return Dataset(self.items.filter(pa.array(kept)), self.users, train, valid, test, skipped)
+        return Dataset(self.items.filter(pa.array(kept)), self.users, train, valid, test, skipped, self.origin)
 
 
 def item_table(

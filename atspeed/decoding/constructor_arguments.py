@@ -1,13 +1,10 @@
-"""What a drafter or verifier was constructed with."""
+"""What a plug-in was constructed with."""
 
 import inspect
 from typing import Any
 
-from atspeed.decoding.drafters.drafter import Drafter
-from atspeed.decoding.verifiers.verifier import Verifier
 
-
-def constructor_arguments(part: Drafter | Verifier) -> dict[str, Any]:
+def constructor_arguments(part: object) -> dict[str, Any]:
     """Return the constructor arguments that the object keeps as attributes of the same names, in their order.
 
     >>> from atspeed.decoding import ModelDrafter

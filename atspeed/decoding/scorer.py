@@ -10,7 +10,7 @@ from atspeed.decoding.cost.cost_model import CallShape
 from atspeed.decoding.forward import Normalize, WantedChildren, child_log_probs
 from atspeed.decoding.indexing import mark_members
 from atspeed.decoding.scored_prefixes import UNUSED, ScoredPrefixes
-from atspeed.decoding.trie import ROOT, ItemTrie
+from atspeed.decoding.trie import ROOT, ItemTrie, Spans
 
 
 class _Call(NamedTuple):
@@ -139,16 +139,22 @@ class PrefixScorer(ScoredPrefixes):
     def _make(self, call: _Call) -> None:
         """Make a call, and keep what it says about the children of its nodes."""
         spans = self.trie.children(call.nodes, call.valid)
+        self._append(call.nodes, call.valid, spans, self._log_probs(call, spans))
+        self.calls += 1 if call.valid is None else call.valid.any(1)
+        batch_size, num_tokens = call.tokens.shape
+        self.shapes.append(CallShape(num_tokens, batch_size, call.mask.shape[2] - num_tokens))
+
+    def _log_probs(self, call: _Call, spans: Spans) -> Tensor:
+        """Return the log-probabilities of the children ``spans`` of a call's nodes, ``[B, W]``, float32.
+
+        All that asks the model; what searches without one overrides it.
+        """
         legal = spans.mask
         if self.allowed is not None:
             legal = legal & self.allowed.gather(1, spans.values)
         wanted = WantedChildren(spans.source, self.trie.token.take(spans.values), legal)
         num_parents = call.nodes.shape[1]
-        log_probs = child_log_probs(self.model, self.cache, *call[:3], wanted, num_parents, self.normalize, self._dtype)
-        self._append(call.nodes, call.valid, spans, log_probs)
-        self.calls += 1 if call.valid is None else call.valid.any(1)
-        batch_size, num_tokens = call.tokens.shape
-        self.shapes.append(CallShape(num_tokens, batch_size, call.mask.shape[2] - num_tokens))
+        return child_log_probs(self.model, self.cache, *call[:3], wanted, num_parents, self.normalize, self._dtype)
 
     def keep(self, rows: Tensor) -> None:
         """Drop all requests but those at ``rows`` (int64)."""

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -30,6 +31,32 @@ def test_collisions_are_kept_and_codes_are_in_natural_order() -> None:
 def test_bad_sids_are_refused(sids: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ItemCatalog(sids)
+
+
+@pytest.mark.parametrize(
+    ("sids", "message"),
+    [
+        ([], "the catalog has no item"),
+        ([["a"], []], r"item '1' has the semantic ID \[\]; expected a list"),
+        ([["a"], None], "item '1' has the semantic ID None; expected a list"),
+        ([["a", "b"], ["a", None]], r"item '1' has the semantic ID \['a', None\]; expected a list"),
+        ([["a"], ["a", "b"]], "item '1' has a semantic ID of 2 codes, item '0' one of 1"),
+    ],
+)
+def test_bad_sids_in_columns_are_refused_in_the_same_words(sids: list, message: str) -> None:
+    names = pa.array([str(item) for item in range(len(sids))], pa.string())
+    with pytest.raises(ValueError, match=message):
+        ItemCatalog.from_arrow(names, pa.array(sids, pa.list_(pa.string())))
+
+
+def test_columns_give_the_same_catalog_as_a_mapping() -> None:
+    sids = {"x": ["<a_10>", "<b_1>"], "y": ["<a_2>", "<b_1>"], "z": ["<a_10>", "<b_1>"], "w": ["<b_1>", "<a_2>"]}
+    names, codes = pa.array(["v", *sids]), pa.array([["<c_9>", "<c_9>"], *sids.values()])
+    ours, theirs = ItemCatalog.from_arrow(names[1:], codes[1:]), ItemCatalog(sids)
+    assert (ours.names, ours.words, ours.vocabulary) == (theirs.names, theirs.words, theirs.vocabulary)
+    assert ours.codes.equal(theirs.codes)
+    assert ours.tokens.equal(theirs.tokens)
+    assert (ours.codes.dtype, ours.tokens.dtype) == (torch.int32, torch.int64)
 
 
 def test_unknown_item_is_named() -> None:

@@ -2,8 +2,9 @@
 
 from matplotlib.figure import Figure
 
-from atspeed.benchmark.report.panels import make_panels, set_draft_width_axis
+from atspeed.benchmark.report.draft_width_axis import set_draft_width_axis
 from atspeed.benchmark.rows import DraftCoverageRow
+from atspeed.panels import make_panels
 
 
 def draw_coverage(coverage: list[DraftCoverageRow]) -> Figure:

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from atspeed.benchmark.phases import PHASES
 from atspeed.benchmark.report.colors import BASELINES, color_like, curve_of, method_colors
-from atspeed.benchmark.report.panels import make_panels, set_draft_width_axis
+from atspeed.benchmark.report.draft_width_axis import set_draft_width_axis
 from atspeed.benchmark.report.tradeoff import draw_losses, draw_tradeoff
 from atspeed.benchmark.rows import BenchmarkResult
+from atspeed.panels import make_panels
 
 DASHES = {"bounded": "-.", "relaxed": "--", "lossless": ":"}
 PHASE_NAMES = {

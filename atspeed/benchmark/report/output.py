@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from atspeed.benchmark.rows import BenchmarkResult, CatalogsResult, ComparisonResult, TuneResult
+from atspeed.terminal import show
 
 Result = BenchmarkResult | CatalogsResult | ComparisonResult | TuneResult
 
@@ -24,7 +24,4 @@ def report(result: Result, file: Path, tables: list[Table], others: Sequence[Pat
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(asdict(result), indent=2) + "\n")
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # a log has no width to fit into
-    console.print(*tables, *(f"written to {path}" for path in (file, *others)), sep="\n")
+    show(*tables, *(f"written to {path}" for path in (file, *others)))

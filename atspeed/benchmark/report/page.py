@@ -12,9 +12,9 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from atspeed.benchmark.report.figures import Picture, draw_pictures
-from atspeed.benchmark.report.panels import save_figure
 from atspeed.benchmark.report.tables import num_differing, sentences_on_growth
 from atspeed.benchmark.rows import BenchmarkResult
+from atspeed.panels import save_figure
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 1080px; margin: 2em auto; padding: 0 1em }

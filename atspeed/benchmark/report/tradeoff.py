@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from atspeed.benchmark.method_row import MethodRow
 from atspeed.benchmark.report.colors import color_like, curve_of
-from atspeed.benchmark.report.panels import make_panels
 from atspeed.benchmark.rows import BenchmarkResult
+from atspeed.panels import make_panels
 
 PARAMETERS = {"bounded": ("epsilon", "ε"), "relaxed": ("temperature", "T")}
 """Verification → the field that its curve is over, and the symbol of that."""

@@ -8,6 +8,7 @@ from atspeed.data.sources.interaction_source import InteractionSource
 from atspeed.data.sources.lcrec_layout import LCRecLayout
 from atspeed.data.sources.minionerec_layout import MiniOneRecLayout
 from atspeed.data.sources.openonerec_layout import OpenOneRecLayout
+from atspeed.data.sources.prepared import Prepared
 from atspeed.data.sources.raw_interactions import Interactions
 from atspeed.data.sources.recbole_layout import RecBoleLayout
 
@@ -21,5 +22,6 @@ __all__ = [
     "LCRecLayout",
     "MiniOneRecLayout",
     "OpenOneRecLayout",
+    "Prepared",
     "RecBoleLayout",
 ]

@@ -1,10 +1,9 @@
-"""What the figures share: panels, an axis, and how they are written."""
+"""What all figures share: panels, and how they are written."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
@@ -17,15 +16,6 @@ def make_panels(rows: int, columns: int, size: tuple[float, float], **shared: An
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
     return figure, panels
-
-
-def set_draft_width_axis(panel: Axes, widths: list[int]) -> None:
-    """Give a panel a logarithmic axis of draft widths, with a tick at each."""
-    panel.set_xscale("log", base=2)
-    ticks = sorted(set(widths))
-    panel.set_xticks(ticks, [str(tick) for tick in ticks])
-    panel.minorticks_off()
-    panel.set_xlabel("draft width N")
 
 
 def save_figure(figure: Figure, file: Path) -> None:
