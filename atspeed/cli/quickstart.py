@@ -1,8 +1,9 @@
 """All stages in order, on one data set."""
 
 import argparse
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from atspeed.cli.overview import COMMANDS, PROGRAM
@@ -45,8 +46,9 @@ def quickstart(args: list[str], main: Callable[[list[str]], None]) -> None:
         description=f"{COMMANDS['quickstart']} Takes {DURATION} with the embedded catalog. Rerunning skips finished "
         "stages, unless a stage that they start from was trained again, and resumes an interrupted one from its last "
         "checkpoint.",
-        epilog="Options that start with --data. go to every stage, e.g. --data.source AtSpeedLayout "
-        "--data.source.root DIR; without them, the embedded catalog is used.",
+        epilog="Options that start with --data. go to every stage, e.g. --data.source Interactions --data.source.path "
+        "ratings.csv; without them, the embedded catalog is used. A data set is prepared first (python -m atspeed "
+        "prepare); items without semantic IDs get some from the interactions (python -m atspeed semantic-ids).",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("runs/quickstart"), help="the run folder (default: %(default)s)"
@@ -62,6 +64,8 @@ def quickstart(args: list[str], main: Callable[[list[str]], None]) -> None:
 
     out, start = options.out, time.perf_counter()
     _say(f"quickstart trains {', '.join(STAGES)} and runs the benchmark: {DURATION} with the embedded catalog")
+    if any(option.startswith("--data.source") for option in data):
+        data = _prepare(out, data, main)
     trained: set[str] = set()
     for stage, inputs in STAGES.items():
         folder = model_folder(out, stage)
@@ -78,12 +82,49 @@ def quickstart(args: list[str], main: Callable[[list[str]], None]) -> None:
     begin = time.perf_counter()
     main(["benchmark", *_config("benchmark"), "--out", str(out), *data])
     _say(f"benchmark: done in {time.perf_counter() - begin:.0f} s")
+    begin = time.perf_counter()
+    main(["test", *_config("recommend"), "--trainer.default_root_dir", str(out), *data])
+    _say(f"test: done in {time.perf_counter() - begin:.0f} s")
     _say(
         f"everything: done in {time.perf_counter() - start:.0f} s\n"
         f"models (Hugging Face format): {out}/{{{','.join(STAGES)}}}/model\n"
         f"figures: {out}/benchmark\n"
         f"curves: tensorboard --logdir {out}"
     )
+
+
+def _prepare(out: Path, data: list[str], main: Callable[[list[str]], None]) -> list[str]:
+    """Prepare a data set, with semantic IDs if it has none, and return the options that name it then."""
+    import pyarrow.parquet as pq  # not for --help
+
+    options = list(_options(data))
+    source = [word for option in options if option[0].startswith("--data.source") for word in option]
+    other = [word for option in options if not option[0].startswith("--data.source") for word in option]
+    folder, sids = out / "data", out / "semantic-ids"
+    main(["prepare", *source, "--out", str(folder)])
+    prepared = ["--data.source", "Prepared", "--data.source.root", str(folder)]
+    items = pq.ParquetFile(folder / "items.parquet")
+    if "sid" not in items.schema_arrow.names:
+        if not (sids / "sids.parquet").is_file():
+            main(["semantic-ids", *prepared, "--out", str(sids), "--codes", str(num_codes(items.metadata.num_rows))])
+        prepared += ["--data.source.sids", str(sids / "sids.parquet")]
+    return prepared + other
+
+
+def _options(words: list[str]) -> Iterator[list[str]]:
+    """Yield each option of a command line with its values."""
+    starts = [index for index, word in enumerate(words) if word.startswith("--")]
+    for start, end in zip(starts, [*starts[1:], len(words)], strict=True):
+        yield words[start:end]
+
+
+def num_codes(num_items: int) -> int:
+    """Return how many codes a level gets: about as many as a code has items below it, so that both can be learned.
+
+    >>> num_codes(1_682), num_codes(12_000), num_codes(1_000_000)
+    (32, 128, 256)
+    """
+    return min(256, 2 ** round(math.log2(max(num_items, 16)) / 2))
 
 
 def _config(name: str) -> list[str]:

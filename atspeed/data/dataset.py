@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 from atspeed.catalog.item_catalog import ItemCatalog
 from atspeed.data.item_sequences import ItemSequences
 
+SPLITS = ("train", "valid", "test")
+"""Names of the splits, in time order."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -45,7 +48,7 @@ class Dataset:
         if pc.count_distinct(names).as_py() < len(names):
             twice = next(each["values"] for each in pc.value_counts(names).to_pylist() if each["counts"] > 1)
             raise ValueError(f"two items are called {twice!r}")
-        for split in ("train", "valid", "test"):
+        for split in SPLITS:
             found = len(getattr(self, split))
             if found != len(self.users):
                 raise ValueError(f"the split {split!r} has {found} sequences; expected one per user, {len(self.users)}")

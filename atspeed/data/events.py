@@ -6,10 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from atspeed.data.dataset import SPLITS
 from atspeed.data.item_sequences import ItemSequences
-
-SPLITS = ("train", "valid", "test")
-"""Names of the splits; their positions are the values of :attr:`Events.splits`."""
 
 
 @dataclass(frozen=True, eq=False)

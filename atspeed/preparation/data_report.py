@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from atspeed.data import Dataset
+from atspeed.data.dataset import SPLITS
 from atspeed.decoding import ItemTrie
 from atspeed.preparation.sid_statistics import SidReport, describe_sids
 from atspeed.preparation.trie_prediction import TrieRow, conclude, predict_trie
@@ -80,7 +81,7 @@ def describe(dataset: Dataset, fingerprint: str, writer: str) -> DataReport:
     """
     if not len(dataset.users):
         raise ValueError("the data set has no user")
-    splits = {name: getattr(dataset, name).lengths for name in ("train", "valid", "test")}
+    splits = {name: getattr(dataset, name).lengths for name in SPLITS}
     lengths = np.sum(list(splits.values()), axis=0)
     sids, rows, conclusion = None, [], NO_SIDS
     if dataset.has_sids:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from atspeed.catalog.collisions import group
+from atspeed.terminal import show
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,10 @@ def print_report(report: SemanticIdReport, out: Path) -> None:
         cells = f"{row.level}", f"{row.codes:,}", f"{row.used:,}", f"{row.entropy:.2f}", f"{row.perplexity:.1f}", error
         table.add_row(*cells)
     old = report.items - report.new_items
-    console = Console(soft_wrap=True)
-    console.print(table)
-    console.print(
+    show(
+        table,
         f"{report.items:,} items" + (f", of which {old:,} had their semantic ID before" if old else ""),
         f"items that share one: {report.before.colliding_items:,} by nearest codes, {report.after.colliding_items:,} "
         "in the end",
         f"written to {out}; use them by --data.source.sids {out / 'sids.parquet'}",
-        sep="\n",
-        highlight=False,
     )

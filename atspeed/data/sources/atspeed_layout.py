@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from atspeed.data.dataset import Dataset, item_table
+from atspeed.data.dataset import SPLITS, Dataset, item_table
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
 from atspeed.data.sources.text_files import MalformedLines, read_json_object, read_lines, require_file, require_folder
@@ -31,7 +31,7 @@ class AtSpeedLayout(InteractionSource):
         malformed = MalformedLines(self.skip_malformed)
         sids = self._read_sids()
         items = {name: item for item, name in enumerate(sids)}
-        sequences = {split: self._read_sequences(split, items, malformed) for split in ("train", "valid", "test")}
+        sequences = {split: self._read_sequences(split, items, malformed) for split in SPLITS}
         train = {user: found for user, (_, found) in sequences["train"].items()}
         if not any(train.values()):
             raise ValueError(f"{self._file('train')} has no interaction")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from atspeed.data.dataset import Dataset
-from atspeed.data.events import SPLITS, Events
+from atspeed.data.dataset import SPLITS, Dataset
+from atspeed.data.events import Events
 from atspeed.data.sources.cell_values import Column
 from atspeed.data.sources.checked_columns import read_columns
 from atspeed.data.sources.sid_file import read_sids

@@ -8,6 +8,7 @@ from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.index_file import dataset_of, find_index, read_items
 from atspeed.data.sources.interaction_source import InteractionSource
 from atspeed.data.sources.text_files import MalformedLines, read_json_object, require_file
+from atspeed.data.splitters import leave_one_out
 
 EXPECTED = 'a JSON object, user → items in time order, such as {"0": [4, 7, 4]}'
 
@@ -37,15 +38,8 @@ class LCRecLayout(InteractionSource):
         items, left_out = read_items(index)
         rows = {name: row for row, name in enumerate(items["item"].to_pylist())}
         sequences = self._read_sequences(self.root / f"{dataset_of(index)}.inter.json", rows, malformed)
-        split = [_leave_one_out(found) for found in sequences.values()]
-        return Dataset(
-            items,
-            list(sequences),
-            train=ItemSequences.from_lists(train for train, _, _ in split),
-            valid=ItemSequences.from_lists(valid for _, valid, _ in split),
-            test=ItemSequences.from_lists(test for _, _, test in split),
-            skipped=malformed.counts + left_out,
-        )
+        splits = leave_one_out(ItemSequences.from_lists(sequences.values()))
+        return Dataset(items, list(sequences), *splits, skipped=malformed.counts + left_out)
 
     @staticmethod
     def _read_sequences(file: Path, rows: dict[str, int], malformed: MalformedLines) -> dict[str, list[int]]:
@@ -72,7 +66,3 @@ def _fault(names: Any, rows: dict[str, int]) -> str | None:
         return f"has {names!r}; expected a list of items"
     unknown = [name for name in names if str(name) not in rows]
     return f"has the item {unknown[0]!r}, which has no semantic ID" if unknown else None
-
-
-def _leave_one_out(items: list[int]) -> tuple[list[int], list[int], list[int]]:
-    return (items, [], []) if len(items) < 3 else (items[:-2], items[-2:-1], items[-1:])

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from atspeed.data.dataset import Dataset
+from atspeed.data.dataset import SPLITS, Dataset
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.index_file import dataset_of, find_index, read_items
 from atspeed.data.sources.interaction_source import InteractionSource
 from atspeed.data.sources.text_files import MalformedLines, read_lines, require_folder
 
 log = logging.getLogger(__name__)
-SPLITS = ("train", "valid", "test")
 COLUMNS = ("user_id", "history_item_id", "item_id", "history_item_sid", "item_sid")
 SURPLUS = "more fields than columns"
 

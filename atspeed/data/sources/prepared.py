@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from atspeed.data.dataset import Dataset
+from atspeed.data.dataset import SPLITS, Dataset
 from atspeed.data.fingerprint import fingerprint
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
@@ -17,7 +17,6 @@ from atspeed.data.sources.text_files import read_text, require_file, require_fol
 
 FORMAT = 1
 """Version of the folder's format; a reader refuses a newer one."""
-SPLITS = ("train", "valid", "test")
 ITEMS = pa.schema({"item": pa.string()})
 SEQUENCES = pa.schema({"user": pa.string(), "items": pa.large_list(pa.int32())})
 """Columns of ``sequences/*.parquet``: large lists have int64 offsets, which are those of :class:`ItemSequences`."""

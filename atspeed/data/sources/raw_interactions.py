@@ -42,7 +42,10 @@ class Interactions(InteractionSource):
         skip_malformed: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.columns = EventColumns(user, item, timestamp, rating)
+        self.user = user
+        self.item = item
+        self.timestamp = timestamp
+        self.rating = rating
         self.split = split
         self.sids = sids
         self.skip_malformed = skip_malformed
@@ -50,4 +53,5 @@ class Interactions(InteractionSource):
     def load(self) -> Dataset:
         """Read and split the interactions; see :meth:`InteractionSource.load`."""
         malformed = MalformedLines(self.skip_malformed)
-        return read_dataset(open_table(self.path), self.columns, self.split, self.sids, malformed)
+        columns = EventColumns(self.user, self.item, self.timestamp, self.rating)
+        return read_dataset(open_table(self.path), columns, self.split, self.sids, malformed)

@@ -46,7 +46,10 @@ class RecBoleLayout(InteractionSource):
         skip_malformed: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.columns = EventColumns(user, item, timestamp, rating)
+        self.user = user
+        self.item = item
+        self.timestamp = timestamp
+        self.rating = rating
         self.title = title
         self.split = split
         self.sids = sids
@@ -55,14 +58,15 @@ class RecBoleLayout(InteractionSource):
     def load(self) -> Dataset:
         """Read the one or two files; see :meth:`InteractionSource.load`."""
         malformed = MalformedLines(self.skip_malformed)
-        data = read_dataset(AtomicFile(self.path), self.columns, self.split, self.sids, malformed)
+        columns = EventColumns(self.user, self.item, self.timestamp, self.rating)
+        data = read_dataset(AtomicFile(self.path), columns, self.split, self.sids, malformed)
         items = self.path.with_suffix(".item")
         if not items.is_file() and self.title is None:
             return data
         table = AtomicFile(items)
         if self.title is None and not table.may_have("title"):
             return data
-        return with_titles(data, table, self.columns.item, self.title or "title", malformed)
+        return with_titles(data, table, self.item, self.title or "title", malformed)
 
 
 class AtomicFile(DelimitedFile):

@@ -1,7 +1,7 @@
 """The split that the file itself gives."""
 
-from atspeed.data.dataset import Dataset
-from atspeed.data.events import SPLITS, Events
+from atspeed.data.dataset import SPLITS, Dataset
+from atspeed.data.events import Events
 from atspeed.data.splitters.splitter import Splitter, dataset_of
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from atspeed.checks import require_at_least
-from atspeed.data.dataset import Dataset
-from atspeed.data.events import SPLITS, Events
+from atspeed.data.dataset import SPLITS, Dataset
+from atspeed.data.events import Events
 from atspeed.data.splitters.splitter import Splitter, dataset_of
 
 

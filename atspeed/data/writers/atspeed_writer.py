@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from atspeed.data.dataset import Dataset
+from atspeed.data.dataset import SPLITS, Dataset
 from atspeed.data.writers.dataset_writer import DatasetWriter
 from atspeed.data.writers.item_files import are_numbers, require_distinct_users, write_json
 
@@ -26,7 +26,7 @@ class AtSpeedWriter(DatasetWriter):
         users = _numbers(dataset.users, folder / "users.tsv")
         sids = dataset.items["sid"].to_pylist()
         write_json(folder / "items.json", {str(number - 1): sid for number, sid in zip(items, sids, strict=True)})
-        for split in ("train", "valid", "test"):
+        for split in SPLITS:
             with (folder / f"sequential_{split}.txt").open("w", encoding="utf-8") as file:
                 for user, sequence in zip(users, getattr(dataset, split).tolist(), strict=True):
                     print(user, *(items[item] for item in sequence), file=file)

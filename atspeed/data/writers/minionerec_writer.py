@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from atspeed.data.dataset import Dataset
+from atspeed.data.dataset import SPLITS, Dataset
 from atspeed.data.item_sequences import concatenate
 from atspeed.data.writers.dataset_writer import DatasetWriter
 from atspeed.data.writers.item_files import are_numbers, require_distinct_users, write_item_files
 
 log = logging.getLogger(__name__)
-SPLITS = ("train", "valid", "test")
 HEADER = (
     *("user_id", "history_item_title", "item_title", "history_item_id", "item_id"),
     *("history_item_sid", "item_sid"),

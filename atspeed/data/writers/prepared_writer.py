@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from atspeed.data.dataset import Dataset
+from atspeed.data.dataset import SPLITS, Dataset
 from atspeed.data.fingerprint import fingerprint
-from atspeed.data.sources.prepared import FORMAT, SEQUENCES, SPLITS
+from atspeed.data.sources.prepared import FORMAT, SEQUENCES
 from atspeed.data.writers.dataset_writer import DatasetWriter
 
 
