@@ -23,7 +23,9 @@ from tests.cli.running import ROOT, run_here
 
 COMMANDS = [
     shlex.split(command)
-    for command in re.findall(r"python -m atspeed ((?:prepare|semantic-ids) [^`\n]*)", (ROOT / "docs/data.md").read_text())
+    for command in re.findall(
+        r"python -m atspeed ((?:prepare|semantic-ids) [^`\n]*)", (ROOT / "docs/data.md").read_text()
+    )
 ]
 
 
@@ -84,9 +86,7 @@ def write_everything(folder: Path) -> None:
     seen = list(dict.fromkeys(item for _, item, _ in interactions))
     embeddings = np.random.default_rng(0).normal(size=(len(seen) + 1, 8)).astype(np.float32)
     np.save(folder / "items.npy", embeddings[:-1])
-    pq.write_table(
-        pa.table({"item": [*seen, "new"], "embedding": embeddings.tolist()}), folder / "more-items.parquet"
-    )
+    pq.write_table(pa.table({"item": [*seen, "new"], "embedding": embeddings.tolist()}), folder / "more-items.parquet")
 
 
 @pytest.mark.e2e
@@ -103,6 +103,10 @@ def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
             assert len(Prepared(out).load().users) > 0
     sids = pq.read_table("text-sids/sids.parquet")["item"].to_pylist()
     assert sids[-1] == "new"
-    assert {file.name for file in Path("as-lcrec").iterdir()} >= {"data.inter.json", "data.index.json", "data.item.json"}
+    assert {file.name for file in Path("as-lcrec").iterdir()} >= {
+        "data.inter.json",
+        "data.index.json",
+        "data.item.json",
+    }
     titles = Prepared(Path("prepared/amazon")).load().items["title"].to_pylist()
     assert None not in titles
