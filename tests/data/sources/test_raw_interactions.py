@@ -256,7 +256,7 @@ def test_malformed_lines_are_skipped_and_counted(
     data = Interactions(file, skip_malformed=True).load()
     assert (data.train.tolist(), data.valid.tolist(), data.test.tolist()) == ([[0]], [[1]], [[2]])
     assert data.skipped == {f"malformed lines of a.{suffix}": 2}
-    assert f"a.{suffix}:{number} is skipped" in caplog.text
+    assert f"a.{suffix}:{number}: skipped" in caplog.text
 
 
 def test_lines_that_an_unclosed_quote_takes_are_counted(tmp_path: Path) -> None:
