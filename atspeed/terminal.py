@@ -8,4 +8,5 @@ def show(*parts: RenderableType) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 200
-    console.print(*parts, sep="\n")
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))  # a path in a line can be copied
