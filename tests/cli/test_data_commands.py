@@ -106,7 +106,6 @@ def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert {file.name for file in Path("as-lcrec").iterdir()} >= {
         "data.inter.json",
         "data.index.json",
-        "data.item.json",
     }
     titles = Prepared(Path("prepared/amazon")).load().items["title"].to_pylist()
     assert None not in titles
