@@ -14,9 +14,11 @@ from atspeed.decoding.drafters.calibration import SPARE, Calibration, LevelCalib
 Array = NDArray[Any]  # float64 where nothing else is said
 MOST_TOKENS = 2048  # of a call and request; what would take more is not considered
 TYPICAL_WIDTH = 2  # beam widths; of the level above, whose nodes the draft has to score
-ENGINE_CALLS = 3.0
-"""What the engine's own operations at a proposed level take, in calls of the draft for one token. Both are a hundred or
-two small operations, on a CPU as on a GPU. Measured with the 1.2 M draft on two CPU cores: about 2.5."""
+ENGINE_SECONDS = 1.5e-3
+"""What the engine's own operations at a proposed level take: a few hundred small ones, whose time is the host's, on a
+GPU as on a CPU. Measured on an Intel Xeon."""
+DRAFTING_SECONDS = 2.5e-3
+"""The same of those that choose from the draft's candidates, on top."""
 
 
 class Outlook(NamedTuple):
@@ -28,7 +30,7 @@ class Outlook(NamedTuple):
         widths: draft widths, ``[B, n]``, int64.
         coverage: of these widths, ``[B, n]``.
         num_found: of these widths, ``[B, n]``.
-        draft_seconds: of the draft call that the level takes, per request, ``[B, 1]``.
+        draft_seconds: of the draft call that the level takes and of choosing from it, per request, ``[B, 1]``.
         value_below: seconds that the levels below save once this one is covered, by the tokens of the call until then,
             ``[B, MOST_TOKENS + 1]``.
     """
@@ -156,7 +158,7 @@ def make_plan(
     plan = Plan(
         num_beams=num_beams,
         seconds=target.seconds_by_tokens(MOST_TOKENS, batch_size, prompt_tokens) / batch_size,
-        engine_seconds=ENGINE_CALLS * draft.seconds(1) / batch_size,
+        engine_seconds=ENGINE_SECONDS / batch_size,
         tokens=np.array(calls)[:, None],
         gain_of_best=np.zeros(num_levels),
         most_complete=np.zeros(num_levels, dtype=np.int64),
@@ -168,7 +170,7 @@ def make_plan(
         row, value = [], np.zeros(MOST_TOKENS + 1)
         for level in reversed(range(num_levels)):
             drafted = calls[depth] if level == depth else TYPICAL_WIDTH * num_beams
-            draft_seconds = draft.seconds(drafted, batch_size, prompt_tokens) / batch_size
+            draft_seconds = (draft.seconds(drafted, batch_size, prompt_tokens) + DRAFTING_SECONDS) / batch_size
             found = calibration.find(num_beams, depth, level) if calibration and level < num_levels - 1 else None
             outlook = _outlook(found or nothing_found(num_beams), num_beams, draft_seconds, value)
             row.append(outlook)
