@@ -18,8 +18,9 @@ from atspeed.decoding import (
     SpeculativeDecoder,
     Verifier,
 )
+from atspeed.decoding.beams import beams_by_depth
 from atspeed.decoding.cost import measured_cost
-from atspeed.decoding.drafters.calibration import beams_by_depth, calibrate
+from atspeed.decoding.drafters.calibration import calibrate
 from atspeed.decoding.drafters.plan import make_plan
 from atspeed.decoding.drafters.price_aware_drafter import choose_width
 from tests.decoding.priced import CHEAP, Priced, calibration_of, cost_with, similar_model
