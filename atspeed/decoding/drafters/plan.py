@@ -13,6 +13,7 @@ from atspeed.decoding.drafters.calibration import SPARE, Calibration, LevelCalib
 
 Array = NDArray[Any]  # float64 where nothing else is said
 MOST_TOKENS = 2048  # of a call and request; what would take more is not considered
+ANY = np.iinfo(np.int64).max
 TYPICAL_WIDTH = 2  # beam widths; of the level above, whose nodes the draft has to score
 ENGINE_SECONDS = 1.5e-3
 """What the engine's own operations at a proposed level take: a few hundred small ones, whose time is the host's, on a
@@ -52,8 +53,8 @@ class Plan(NamedTuple):
         seconds: of a target call, per request, by its tokens per request, ``[MOST_TOKENS + 1]``; 0 for none.
         engine_seconds: of the engine's own operations at a proposed level, per request.
         tokens: of the target's call before anything is proposed, by the depth of the beams, ``[L, 1]``, int64.
-        gain_of_best: seconds that the best fixed width saves at the level right below beams of a depth, ``[L]``.
-        most_complete: most nodes with which that level pays if it is complete, ``[L]``, int64.
+        pays_up_to: with how many nodes in the level right below beams of a depth a proposal may pay, ``[L]``, int64: 0
+            if with none, any number where a draft's choice is expected to pay.
         outlooks: the arrays of :class:`Outlook` by the depth of the beams and the level, ``[L, L, …]``; where there is
             nothing to draft, nothing is covered.
     """
@@ -62,18 +63,8 @@ class Plan(NamedTuple):
     seconds: Array
     engine_seconds: float
     tokens: Array
-    gain_of_best: Array
-    most_complete: Array
+    pays_up_to: Array
     outlooks: Outlook
-
-    def pays(self, depth: Array, num_children: Array) -> bool:
-        """Return whether any request may save time by a proposal; most of the time where calls are cheap, none does.
-
-        Args:
-            depth: of the beams, ``[B]``, int64.
-            num_children: of all beams of a request, ``[B, 1]``, int64.
-        """
-        return bool(((self.gain_of_best[depth] > 0) | (num_children[:, 0] <= self.most_complete[depth])).any())
 
     def outlook(self, depth: Array, ahead: int) -> Outlook:
         """Return the outlook ``ahead`` levels below beams of a depth, ``[B]``."""
@@ -160,8 +151,7 @@ def make_plan(
         seconds=target.seconds_by_tokens(MOST_TOKENS, batch_size, prompt_tokens) / batch_size,
         engine_seconds=ENGINE_SECONDS / batch_size,
         tokens=np.array(calls)[:, None],
-        gain_of_best=np.zeros(num_levels),
-        most_complete=np.zeros(num_levels, dtype=np.int64),
+        pays_up_to=np.zeros(num_levels, dtype=np.int64),
         outlooks=Outlook(*[np.zeros(0)] * 7),
     )
     all_tokens = np.arange(MOST_TOKENS + 1)[:, None]
@@ -182,10 +172,9 @@ def make_plan(
     depths, one = np.arange(num_levels), np.ones((num_levels, 1))
     outlook, widths = plan.outlook(depths, 0), np.broadcast_to(all_tokens.T, (num_levels, len(all_tokens)))
     complete = plan.gain(outlook, plan.tokens, one, widths, 1.0, num_beams) > 0
-    return plan._replace(
-        gain_of_best=plan.expected_gain(outlook, plan.tokens, one).max(1),
-        most_complete=(widths * complete).max(1),
-    )
+    pays_up_to = np.where(plan.expected_gain(outlook, plan.tokens, one).max(1) > 0, ANY, (widths * complete).max(1))
+    pays_up_to[-1] = 0  # the last level is not proposed
+    return plan._replace(pays_up_to=pays_up_to)
 
 
 def nothing_found(num_beams: int) -> LevelCalibration:

@@ -116,8 +116,11 @@ class PriceAwareDrafter(Drafter):
         depth = beams.depth.cpu().numpy()
         nodes, mask = beams.nodes, beams.mask
         scores: Tensor | None = beams.scores
+        pays_up_to = plan.pays_up_to[depth]  # [B]; where calls are cheap, nothing pays most of the time
+        if not pays_up_to.any():
+            return Proposal(nodes[:, :0], [])
         num_children = count_inner_children(nodes, mask, trie)
-        if not plan.pays(depth, num_children):
+        if (num_children[:, 0] > pays_up_to).all():
             return Proposal(nodes[:, :0], [])
         tokens, covered = plan.tokens[depth], np.ones((len(depth), 1))  # [B, 1]
         took_all = covered > 0
