@@ -50,6 +50,8 @@ class Plan(NamedTuple):
 
     Attributes:
         num_beams: K.
+        batch_size: requests of a call.
+        row_seconds: what a call for the beams takes less if one request fewer is in it.
         seconds: of a target call, per request, by its tokens per request, ``[MOST_TOKENS + 1]``; 0 for none.
         engine_seconds: of the engine's own operations at a proposed level, per request.
         tokens: of the target's call before anything is proposed, by the depth of the beams, ``[L, 1]``, int64.
@@ -60,6 +62,8 @@ class Plan(NamedTuple):
     """
 
     num_beams: int
+    batch_size: int
+    row_seconds: float
     seconds: Array
     engine_seconds: float
     tokens: Array
@@ -82,8 +86,9 @@ class Plan(NamedTuple):
     ) -> Array:
         """Return the seconds that a level's nodes are expected to save, without the draft call, ``[B, n]``.
 
-        With probability ``covered · coverage`` the level needs no call of its own, and the levels below it have their
-        value; where it does need one, the beams that are among the nodes are not scored again.
+        With probability ``c = covered · coverage`` the level needs no call of its own, and the levels below it have
+        their value; where it does need one, the beams that are among the nodes are not scored again. A batch is spared
+        its call if no request needs it, with probability ``c^B``; else the request is only not in it.
 
         Args:
             outlook: of the level.
@@ -97,9 +102,12 @@ class Plan(NamedTuple):
         call = self.seconds[min(self.num_beams, MOST_TOKENS)]
         missing = np.clip(np.rint(self.num_beams - np.asarray(num_found)).astype(np.int64), 1, MOST_TOKENS)
         below = np.take_along_axis(outlook.value_below, after, axis=1)
-        saved = coverage * (call + below) + (1 - coverage) * (call - self.seconds[missing])
+        succeeds = covered * coverage
+        spared = succeeds**self.batch_size
+        saved = spared * call + (succeeds - spared) * self.row_seconds + succeeds * below
+        saved += (covered - succeeds) * (call - self.seconds[missing])
         added = self.seconds[after] - self.seconds[np.minimum(tokens, MOST_TOKENS)]
-        gain = covered * saved - added - self.engine_seconds
+        gain = saved - added - self.engine_seconds
         return np.where(tokens + width > MOST_TOKENS, -np.inf, np.where(width > 0, gain, 0.0))
 
     def expected_gain(self, outlook: Outlook, tokens: Array, covered: Array) -> Array:
@@ -146,9 +154,15 @@ def make_plan(
         prompt_tokens: of the first call.
     """
     calls = [min(prompt_tokens, MOST_TOKENS)] + [min(num_beams, MOST_TOKENS)] * (num_levels - 1)
+    seconds, row_less = (
+        target.seconds_by_tokens(MOST_TOKENS, size, prompt_tokens) if size else np.zeros(MOST_TOKENS + 1)
+        for size in (batch_size, batch_size - 1)
+    )
     plan = Plan(
         num_beams=num_beams,
-        seconds=target.seconds_by_tokens(MOST_TOKENS, batch_size, prompt_tokens) / batch_size,
+        batch_size=batch_size,
+        row_seconds=float((seconds - row_less)[min(num_beams, MOST_TOKENS)]),
+        seconds=seconds / batch_size,
         engine_seconds=ENGINE_SECONDS / batch_size,
         tokens=np.array(calls)[:, None],
         pays_up_to=np.zeros(num_levels, dtype=np.int64),
