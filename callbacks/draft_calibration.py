@@ -12,7 +12,8 @@ from atspeed.callbacks.required_module import require_module
 from atspeed.checks import require_at_least
 from atspeed.data.examples import evenly_spread
 from atspeed.decoding import Beams, PrefixScorer
-from atspeed.decoding.drafters.calibration import beams_by_depth, calibrate
+from atspeed.decoding.beams import beams_by_depth
+from atspeed.decoding.drafters.calibration import calibrate
 from atspeed.models import Exported
 from atspeed.modules import Alignment
 from atspeed.modules.zero import zero_stage

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from atspeed.benchmark.rows import CoverageRow
 from atspeed.data import RequestBatch
 from atspeed.decoding import ItemTrie, PrefixScorer
-from atspeed.decoding.drafters.calibration import beams_by_depth
+from atspeed.decoding.beams import beams_by_depth
 from atspeed.decoding.indexing import index_of
 
 

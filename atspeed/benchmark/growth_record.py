@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from atspeed.data import RecommendationData
-from atspeed.models import Grown, ModelSource
+from atspeed.models import Grown, Int8, ModelSource
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 
@@ -50,6 +50,8 @@ def grown_from(
         data: set up already; its catalog gives the vocabulary.
         run_dir: the run folder.
     """
+    if isinstance(source, Int8):
+        source = source.base
     if not isinstance(source, Grown) or model is None:
         return None
     base = source.base.build(data.catalog.vocabulary, run_dir)

@@ -32,7 +32,8 @@ from atspeed.decoding import (
     SpeculativeDecoder,
     TrieDrafter,
 )
-from atspeed.decoding.drafters.calibration import beams_by_depth, calibrate, keep_calibration
+from atspeed.decoding.beams import beams_by_depth
+from atspeed.decoding.drafters.calibration import calibrate, keep_calibration
 from atspeed.metrics import Speculation
 from atspeed.models import ModelSource
 from atspeed.provenance import provenance

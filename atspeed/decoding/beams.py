@@ -133,3 +133,12 @@ def next_beams(scorer: PrefixScorer, beams: Beams) -> Beams:
     num_wanted = beams.width if scorer.trie.has_one_length else 2 * beams.width  # up to K of the best may end
     candidates = select_top(*scorer.candidates(beams.nodes, beams.scores), num_wanted)
     return advance_beams(beams, scorer.trie, *candidates)
+
+
+def beams_by_depth(scorer: PrefixScorer, num_beams: int) -> list[Beams]:
+    """Return the beams of plain beam search at the depths 0, 1, … L - 1."""
+    beams = [Beams.at_root(len(scorer.prompts), num_beams, scorer.prompts.device)]
+    for _ in range(scorer.trie.num_levels - 1):
+        scorer.score(beams[-1].nodes)
+        beams.append(next_beams(scorer, beams[-1]))
+    return beams

@@ -14,7 +14,7 @@ from atspeed.alignment.sequences import search_beams
 from atspeed.alignment.target_cache import Split, TargetCache, TargetShard, cached_prefixes, target_settings
 from atspeed.data import RecommendationData
 from atspeed.decoding import ItemTrie, PrefixScorer
-from atspeed.decoding.drafters.calibration import beams_by_depth
+from atspeed.decoding.beams import beams_by_depth
 from atspeed.decoding.probe import check_tree_attention
 from atspeed.modules.alignment import Alignment
 from atspeed.modules.model_building import build_frozen_model

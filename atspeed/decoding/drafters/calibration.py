@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from atspeed.decoding.beams import Beams, next_beams, select_top
+from atspeed.decoding.beams import Beams, select_top
 from atspeed.decoding.drafters.drafted_scores import score_children
 from atspeed.decoding.indexing import index_of
 from atspeed.decoding.scorer import PrefixScorer
@@ -101,7 +101,7 @@ def calibrate(
         draft: the model that proposes.
         trie: the catalog, on its device.
         requests: batches: prompts ``[B, P]`` and their mask, as for :class:`PrefixScorer`, and the target's beams of
-            the largest width to calibrate for; see :func:`beams_by_depth`.
+            the largest width to calibrate for; see :func:`atspeed.decoding.beams.beams_by_depth`.
     """
     calibrator = Calibrator()
     for prompts, prompt_mask, beams in requests:
@@ -109,15 +109,6 @@ def calibrate(
         for width in beam_widths(beams[0].width):
             calibrator.update(scorer, narrower_beams(beams, trie, width))
     return calibrator.compute()
-
-
-def beams_by_depth(scorer: PrefixScorer, num_beams: int) -> list[Beams]:
-    """Return the beams of plain beam search at the depths 0, 1, … L - 1."""
-    beams = [Beams.at_root(len(scorer.prompts), num_beams, scorer.prompts.device)]
-    for _ in range(scorer.trie.num_levels - 1):
-        scorer.score(beams[-1].nodes)
-        beams.append(next_beams(scorer, beams[-1]))
-    return beams
 
 
 def narrower_beams(beams: Sequence[Beams], trie: ItemTrie, num_beams: int) -> list[Beams]:
@@ -164,7 +155,7 @@ class Calibrator:
 
         Args:
             draft: the draft's scorer, over legal codes.
-            beams: the target's; see :func:`beams_by_depth`.
+            beams: the target's; see :func:`atspeed.decoding.beams.beams_by_depth`.
         """
         num_beams = beams[0].width
         most = num_beams + SPARE[-1]

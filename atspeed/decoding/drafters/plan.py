@@ -13,10 +13,13 @@ from atspeed.decoding.drafters.calibration import SPARE, Calibration, LevelCalib
 
 Array = NDArray[Any]  # float64 where nothing else is said
 MOST_TOKENS = 2048  # of a call and request; what would take more is not considered
+ANY = np.iinfo(np.int64).max
 TYPICAL_WIDTH = 2  # beam widths; of the level above, whose nodes the draft has to score
-ENGINE_CALLS = 3.0
-"""What the engine's own operations at a proposed level take, in calls of the draft for one token. Both are a hundred or
-two small operations, on a CPU as on a GPU. Measured with the 1.2 M draft on two CPU cores: about 2.5."""
+ENGINE_SECONDS = 1.5e-3
+"""What the engine's own operations at a proposed level take: a few hundred small ones, whose time is the host's, on a
+GPU as on a CPU. Measured on an Intel Xeon."""
+DRAFTING_SECONDS = 2.5e-3
+"""The same of those that choose from the draft's candidates, on top."""
 
 
 class Outlook(NamedTuple):
@@ -28,7 +31,7 @@ class Outlook(NamedTuple):
         widths: draft widths, ``[B, n]``, int64.
         coverage: of these widths, ``[B, n]``.
         num_found: of these widths, ``[B, n]``.
-        draft_seconds: of the draft call that the level takes, per request, ``[B, 1]``.
+        draft_seconds: of the draft call that the level takes and of choosing from it, per request, ``[B, 1]``.
         value_below: seconds that the levels below save once this one is covered, by the tokens of the call until then,
             ``[B, MOST_TOKENS + 1]``.
     """
@@ -47,31 +50,25 @@ class Plan(NamedTuple):
 
     Attributes:
         num_beams: K.
+        batch_size: requests of a call.
+        row_seconds: what a call for the beams takes less if one request fewer is in it.
         seconds: of a target call, per request, by its tokens per request, ``[MOST_TOKENS + 1]``; 0 for none.
         engine_seconds: of the engine's own operations at a proposed level, per request.
         tokens: of the target's call before anything is proposed, by the depth of the beams, ``[L, 1]``, int64.
-        gain_of_best: seconds that the best fixed width saves at the level right below beams of a depth, ``[L]``.
-        most_complete: most nodes with which that level pays if it is complete, ``[L]``, int64.
+        pays_up_to: with how many nodes in the level right below beams of a depth a proposal may pay, ``[L]``, int64: 0
+            if with none, any number where a draft's choice is expected to pay.
         outlooks: the arrays of :class:`Outlook` by the depth of the beams and the level, ``[L, L, …]``; where there is
             nothing to draft, nothing is covered.
     """
 
     num_beams: int
+    batch_size: int
+    row_seconds: float
     seconds: Array
     engine_seconds: float
     tokens: Array
-    gain_of_best: Array
-    most_complete: Array
+    pays_up_to: Array
     outlooks: Outlook
-
-    def pays(self, depth: Array, num_children: Array) -> bool:
-        """Return whether any request may save time by a proposal; most of the time where calls are cheap, none does.
-
-        Args:
-            depth: of the beams, ``[B]``, int64.
-            num_children: of all beams of a request, ``[B, 1]``, int64.
-        """
-        return bool(((self.gain_of_best[depth] > 0) | (num_children[:, 0] <= self.most_complete[depth])).any())
 
     def outlook(self, depth: Array, ahead: int) -> Outlook:
         """Return the outlook ``ahead`` levels below beams of a depth, ``[B]``."""
@@ -89,8 +86,9 @@ class Plan(NamedTuple):
     ) -> Array:
         """Return the seconds that a level's nodes are expected to save, without the draft call, ``[B, n]``.
 
-        With probability ``covered · coverage`` the level needs no call of its own, and the levels below it have their
-        value; where it does need one, the beams that are among the nodes are not scored again.
+        With probability ``c = covered · coverage`` the level needs no call of its own, and the levels below it have
+        their value; where it does need one, the beams that are among the nodes are not scored again. A batch is spared
+        its call if no request needs it, with probability ``c^B``; else the request is only not in it.
 
         Args:
             outlook: of the level.
@@ -104,9 +102,12 @@ class Plan(NamedTuple):
         call = self.seconds[min(self.num_beams, MOST_TOKENS)]
         missing = np.clip(np.rint(self.num_beams - np.asarray(num_found)).astype(np.int64), 1, MOST_TOKENS)
         below = np.take_along_axis(outlook.value_below, after, axis=1)
-        saved = coverage * (call + below) + (1 - coverage) * (call - self.seconds[missing])
+        succeeds = covered * coverage
+        spared = succeeds**self.batch_size
+        saved = spared * call + (succeeds - spared) * self.row_seconds + succeeds * below
+        saved += (covered - succeeds) * (call - self.seconds[missing])
         added = self.seconds[after] - self.seconds[np.minimum(tokens, MOST_TOKENS)]
-        gain = covered * saved - added - self.engine_seconds
+        gain = saved - added - self.engine_seconds
         return np.where(tokens + width > MOST_TOKENS, -np.inf, np.where(width > 0, gain, 0.0))
 
     def expected_gain(self, outlook: Outlook, tokens: Array, covered: Array) -> Array:
@@ -153,13 +154,18 @@ def make_plan(
         prompt_tokens: of the first call.
     """
     calls = [min(prompt_tokens, MOST_TOKENS)] + [min(num_beams, MOST_TOKENS)] * (num_levels - 1)
+    seconds, row_less = (
+        target.seconds_by_tokens(MOST_TOKENS, size, prompt_tokens) if size else np.zeros(MOST_TOKENS + 1)
+        for size in (batch_size, batch_size - 1)
+    )
     plan = Plan(
         num_beams=num_beams,
-        seconds=target.seconds_by_tokens(MOST_TOKENS, batch_size, prompt_tokens) / batch_size,
-        engine_seconds=ENGINE_CALLS * draft.seconds(1) / batch_size,
+        batch_size=batch_size,
+        row_seconds=float((seconds - row_less)[min(num_beams, MOST_TOKENS)]),
+        seconds=seconds / batch_size,
+        engine_seconds=ENGINE_SECONDS / batch_size,
         tokens=np.array(calls)[:, None],
-        gain_of_best=np.zeros(num_levels),
-        most_complete=np.zeros(num_levels, dtype=np.int64),
+        pays_up_to=np.zeros(num_levels, dtype=np.int64),
         outlooks=Outlook(*[np.zeros(0)] * 7),
     )
     all_tokens = np.arange(MOST_TOKENS + 1)[:, None]
@@ -168,7 +174,7 @@ def make_plan(
         row, value = [], np.zeros(MOST_TOKENS + 1)
         for level in reversed(range(num_levels)):
             drafted = calls[depth] if level == depth else TYPICAL_WIDTH * num_beams
-            draft_seconds = draft.seconds(drafted, batch_size, prompt_tokens) / batch_size
+            draft_seconds = (draft.seconds(drafted, batch_size, prompt_tokens) + DRAFTING_SECONDS) / batch_size
             found = calibration.find(num_beams, depth, level) if calibration and level < num_levels - 1 else None
             outlook = _outlook(found or nothing_found(num_beams), num_beams, draft_seconds, value)
             row.append(outlook)
@@ -180,10 +186,9 @@ def make_plan(
     depths, one = np.arange(num_levels), np.ones((num_levels, 1))
     outlook, widths = plan.outlook(depths, 0), np.broadcast_to(all_tokens.T, (num_levels, len(all_tokens)))
     complete = plan.gain(outlook, plan.tokens, one, widths, 1.0, num_beams) > 0
-    return plan._replace(
-        gain_of_best=plan.expected_gain(outlook, plan.tokens, one).max(1),
-        most_complete=(widths * complete).max(1),
-    )
+    pays_up_to = np.where(plan.expected_gain(outlook, plan.tokens, one).max(1) > 0, ANY, (widths * complete).max(1))
+    pays_up_to[-1] = 0  # the last level is not proposed
+    return plan._replace(pays_up_to=pays_up_to)
 
 
 def nothing_found(num_beams: int) -> LevelCalibration:

@@ -80,9 +80,10 @@ class PriceAwareDrafter(Drafter):
     is missing. Without a calibration for the target no level is expected to be covered by the draft's choice, and
     complete levels are all that is proposed.
 
-    Under strict verification, prices are those of the batch at hand. Otherwise answers depend on what is proposed, and
-    must not depend on the batch: prices are those of ``batch_size`` requests. Under sampling, widths must not depend on
-    draws: they are the best fixed ones.
+    Under strict verification, prices are those of the batch at hand, and a level is proposed for all requests that have
+    one left or for none: as long as one of them needs the call, the others save little. Otherwise answers depend on
+    what is proposed, and must not depend on the batch: prices are those of ``batch_size`` requests. Under sampling,
+    widths must not depend on draws: they are the best fixed ones.
 
     Args:
         batch_size: requests of a batch, as it is expected; not used under strict verification.
@@ -116,8 +117,11 @@ class PriceAwareDrafter(Drafter):
         depth = beams.depth.cpu().numpy()
         nodes, mask = beams.nodes, beams.mask
         scores: Tensor | None = beams.scores
+        pays_up_to = plan.pays_up_to[depth]  # [B]; where calls are cheap, mostly nothing pays
+        if not pays_up_to.any():
+            return Proposal(nodes[:, :0], [])
         num_children = count_inner_children(nodes, mask, trie)
-        if not plan.pays(depth, num_children):
+        if (num_children[:, 0] > pays_up_to).all():
             return Proposal(nodes[:, :0], [])
         tokens, covered = plan.tokens[depth], np.ones((len(depth), 1))  # [B, 1]
         took_all = covered > 0
@@ -125,6 +129,8 @@ class PriceAwareDrafter(Drafter):
         for ahead in range(trie.num_levels - 1 - int(depth.min())):
             outlook = plan.outlook(depth, ahead)
             takes_all, takes_best = plan.decide(outlook, tokens, covered, num_children)
+            if self._tolerance == 0 and ((num_children > 0) & ~takes_all & ~takes_best).any():
+                break  # the batch needs the call that some of its requests could do without
             if samples and ahead:  # nothing may depend on what was drawn at a level above
                 takes_all, takes_best = takes_all & took_all, takes_best & ~took_all
             if not (takes_all | takes_best).any():

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from atspeed.decoding import ItemTrie, PrefixScorer
+from atspeed.decoding.beams import beams_by_depth
 from atspeed.decoding.drafters.calibration import (
     SPARE,
     Calibration,
     LevelCalibration,
     beam_widths,
-    beams_by_depth,
     calibrate,
     narrower_beams,
 )

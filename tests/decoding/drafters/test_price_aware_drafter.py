@@ -1,6 +1,7 @@
 """Widths by the price of a call."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from atspeed.decoding import (
     SpeculativeDecoder,
     Verifier,
 )
+from atspeed.decoding.beams import beams_by_depth
 from atspeed.decoding.cost import measured_cost
-from atspeed.decoding.drafters.calibration import beams_by_depth, calibrate
+from atspeed.decoding.drafters.calibration import calibrate
+from atspeed.decoding.drafters.drafter import Proposal
 from atspeed.decoding.drafters.plan import make_plan
 from atspeed.decoding.drafters.price_aware_drafter import choose_width
 from tests.decoding.priced import CHEAP, Priced, calibration_of, cost_with, similar_model
@@ -107,9 +110,42 @@ def test_strict_prices_are_those_of_the_batch_at_hand() -> None:
 
 def test_a_bounded_level_takes_fewer_nodes() -> None:
     calibration = real_calibration()
-    strict, bounded = (decode(Priced(60, calibration), verifier) for verifier in (BoundedTopK(0.0), BoundedTopK(0.5)))
-    assert tokens_of(bounded) < tokens_of(strict)
-    assert bounded.target_calls.sum() <= strict.target_calls.sum()
+    strict, bounded = (
+        [decode(Priced(60, calibration), verifier, slice(row, row + 1)) for row in range(len(PROMPTS))]
+        for verifier in (BoundedTopK(0.0), BoundedTopK(0.5))
+    )
+    assert sum(map(tokens_of, bounded)) < sum(map(tokens_of, strict))
+    assert sum(int(each.target_calls) for each in bounded) <= sum(int(each.target_calls) for each in strict)
+
+
+def test_in_a_batch_a_level_is_proposed_for_all_requests_or_for_none() -> None:
+    """Below the best first codes are 1 to 7 children; in the batch, so many pay for one of the requests only."""
+    trie = ItemTrie(torch.tensor([[first, second, 0] for first in range(1, 8) for second in range(first)]))
+    sizes = []
+
+    class Noted(Priced):
+        def propose(self, *args: Any) -> Proposal:
+            proposal = super().propose(*args)
+            sizes.append(proposal.nodes.shape)
+            return proposal
+
+    for rows in (slice(1), slice(len(PROMPTS))):
+        decoder = SpeculativeDecoder(TARGET, trie, Noted(13, None), draft=OTHER)
+        decoder(PROMPTS[rows], MASK[rows], num_beams=1)
+    assert sizes == [(1, 7), (1, 0), *[(len(PROMPTS), 0)] * 3]
+
+
+def test_a_batch_is_spared_its_call_only_if_no_request_needs_it() -> None:
+    plan = make_plan(cost_with(30), CHEAP, calibration_of(3, 3), 3, 3, 4, 16)
+    outlook, covered = plan.outlook(np.array([0]), 0), np.full((1, 1), 0.9)
+    (gain,) = plan.gain(outlook, plan.tokens[:1], covered, np.array([[5]]), 0.5, np.array([[2]]))[0]
+    cost = cost_with(30)
+    all_four, three = cost.seconds(3, 4), cost.seconds(3, 3)
+    succeeds, spared = 0.45, 0.45**4
+    expected = spared * all_four / 4 + (succeeds - spared) * (all_four - three)
+    expected += succeeds * outlook.value_below[0, 21] + 0.45 * (all_four - cost.seconds(1, 4)) / 4
+    expected -= (cost.seconds(21, 4) - cost.seconds(16, 4)) / 4 + plan.engine_seconds
+    assert gain == pytest.approx(expected)
 
 
 def test_the_width_maximises_the_gain_over_all_widths() -> None:
