@@ -34,9 +34,8 @@ class SpeedupMonitor(pl.Callback):
         self.num_batches = num_batches
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the two decoders."""
+        """Make the metric."""
         module = require_module(self, pl_module, Inference)
-        self._decoders = {"plain": module.decoder(NoDrafter()), "speculative": module.decoder(module.drafter)}
         self._ratios = CatMetric().to(module.device)
 
     def on_test_batch_end(
@@ -51,6 +50,8 @@ class SpeedupMonitor(pl.Callback):
         """Measure a batch."""
         if batch_idx > self.num_batches:
             return
+        if batch_idx == 0:  # not earlier: by now the module has packed the models and knows what calls cost
+            self._decoders = {"plain": pl_module.decoder(NoDrafter()), "speculative": pl_module.main_decoder}
         names = sorted(self._decoders, reverse=batch_idx % 2 == 0)
         seconds = {name: self._seconds(self._decoders[name], pl_module, batch) for name in names}
         if batch_idx > 0:

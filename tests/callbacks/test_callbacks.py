@@ -9,7 +9,7 @@ from atspeed.callbacks import HuggingFaceExport, PredictionWriter, SpeedupMonito
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import Proposal, StrictTopK, TrieDrafter
 from atspeed.decoding.beams import Beams
-from atspeed.models import NewModel, model_folder
+from atspeed.models import NewModel, is_packed, model_folder
 from atspeed.modules import FineTuning, Inference
 from tests.modules.tiny import TINY, fit, make_trainer
 
@@ -65,6 +65,19 @@ def test_speedup_counts_all_batches_but_the_first(tmp_path: Path, num_users: int
     module = Inference("recommend", NewModel("llama", TINY), Slow(), StrictTopK(), num_beams=5, metrics_at=[5])
     (values,) = make_trainer(tmp_path, callbacks=[SpeedupMonitor(5)]).test(module, requests, verbose=False)
     assert least < values["test/speedup"] < most
+
+
+def test_the_monitor_takes_the_drafter_as_the_module_has_prepared_it(tmp_path: Path) -> None:
+    prepared = []
+
+    class Counted(TrieDrafter):
+        def prepare(self, *models_and_tolerance: Any) -> None:
+            prepared.append(is_packed(models_and_tolerance[0]))
+            super().prepare(*models_and_tolerance)
+
+    module = Inference("recommend", NewModel("llama", TINY), Counted(), StrictTopK(), num_beams=5, metrics_at=[5])
+    make_trainer(tmp_path, callbacks=[SpeedupMonitor(5)]).test(module, data(), verbose=False)
+    assert prepared == [True]
 
 
 def test_batches_below_one_are_refused() -> None:
