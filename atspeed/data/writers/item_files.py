@@ -24,6 +24,11 @@ def are_numbers(names: Sequence[str]) -> bool:
     return all(name.isascii() and name.isdigit() and str(int(name)) == name for name in names)
 
 
+def numbers_or_names(names: Sequence[str]) -> list[int] | list[str]:
+    """Return the names as layouts write them in lists: as numbers if all are."""
+    return list(map(int, names)) if are_numbers(names) else list(names)
+
+
 def write_json(file: Path, content: object) -> None:
     """Write JSON in UTF-8."""
     file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

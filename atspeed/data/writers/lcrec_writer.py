@@ -7,7 +7,7 @@ import numpy as np
 from atspeed.data.dataset import Dataset
 from atspeed.data.item_sequences import concatenate
 from atspeed.data.writers.dataset_writer import DatasetWriter
-from atspeed.data.writers.item_files import are_numbers, require_distinct_users, write_item_files, write_json
+from atspeed.data.writers.item_files import numbers_or_names, require_distinct_users, write_item_files, write_json
 
 
 class LCRecWriter(DatasetWriter):
@@ -36,8 +36,7 @@ class LCRecWriter(DatasetWriter):
                 f"for testing, and {len(unfit)} users are like that; LC-Rec's layout holds one for validation and one "
                 "for testing of each user with three items or more, none of others: write another format"
             )
-        names = dataset.catalog.names
-        written: list[int] | list[str] = list(map(int, names)) if are_numbers(names) else list(names)
+        written = numbers_or_names(dataset.catalog.names)
         complete = concatenate(dataset.train, dataset.valid, dataset.test).tolist()
         sequences = {
             user: [written[item] for item in items] for user, items in zip(dataset.users, complete, strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 from atspeed.data.dataset import SPLITS, Dataset
 from atspeed.data.item_sequences import concatenate
 from atspeed.data.writers.dataset_writer import DatasetWriter
-from atspeed.data.writers.item_files import are_numbers, require_distinct_users, write_item_files
+from atspeed.data.writers.item_files import numbers_or_names, require_distinct_users, write_item_files
 
 log = logging.getLogger(__name__)
 HEADER = (
@@ -52,7 +52,7 @@ class MiniOneRecWriter(DatasetWriter):
         with (folder / "info" / f"{self.name}.txt").open("w", encoding="utf-8") as info:
             for sid, title, name in zip(sids, titles, names, strict=True):
                 print(sid, title, name, sep="\t", file=info)
-        written: list[int] | list[str] = list(map(int, names)) if are_numbers(names) else list(names)
+        written = numbers_or_names(names)
         for split in SPLITS:
             with (folder / split / f"{self.name}.csv").open("w", encoding="utf-8", newline="") as file:
                 rows = csv.writer(file, lineterminator="\n")
