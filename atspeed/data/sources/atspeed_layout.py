@@ -5,6 +5,7 @@ from pathlib import Path
 from atspeed.data.dataset import SPLITS, Dataset, item_table
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
+from atspeed.data.sources.sid_file import find_sids
 from atspeed.data.sources.text_files import MalformedLines, read_json_object, read_lines, require_file, require_folder
 
 
@@ -51,16 +52,11 @@ class AtSpeedLayout(InteractionSource):
 
     def _read_sids(self) -> dict[str, list[str]]:
         require_folder(self.root, "data.source.root")
-        files = [self.root / self.sids] if self.sids else sorted(self.root.glob("*.json"))
-        if len(files) != 1 or not files[0].is_file():
-            raise FileNotFoundError(
-                f"data.source.root {str(self.root)!r} must hold one *.json with semantic IDs (or data.source.sids must "
-                f"name it); found {[file.name for file in files if file.is_file()]}"
-            )
+        file = find_sids(self.root, ".json", self.sids)
         try:
-            by_number = {int(number): codes for number, codes in read_json_object(files[0]).items()}
+            by_number = {int(number): codes for number, codes in read_json_object(file).items()}
         except ValueError as error:
-            raise ValueError(f"{files[0]}: expected a JSON object, item number → list of codes: {error}") from error
+            raise ValueError(f"{file}: expected a JSON object, item number → list of codes: {error}") from error
         return {str(number + 1): by_number[number] for number in sorted(by_number)}
 
     def _read_sequences(

@@ -14,6 +14,7 @@ from atspeed.data.dataset import Dataset
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
 from atspeed.data.sources.parquet_columns import item_lists, name_column, read_columns
+from atspeed.data.sources.sid_file import find_sids
 from atspeed.data.sources.text_files import MalformedLines, require_folder
 
 log = logging.getLogger(__name__)
@@ -146,24 +147,19 @@ class GridLayout(InteractionSource):
 
     def _read_codes(self) -> np.ndarray:
         """Return the semantic IDs, ``[items, L]``."""
-        found = [self.root / self.sids] if self.sids else sorted(self.root.glob("*.pt"))
-        if len(found) != 1 or not found[0].is_file():
-            raise FileNotFoundError(
-                f"data.source.root {str(self.root)!r} must hold one *.pt with semantic IDs (or data.source.sids must "
-                f"name it); found {[file.name for file in found if file.is_file()]}"
-            )
+        file = find_sids(self.root, ".pt", self.sids)
         try:
-            codes = torch.load(found[0], map_location="cpu", weights_only=True)
+            codes = torch.load(file, map_location="cpu", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise ValueError(f"{found[0]}: expected {CODES}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{file}: expected {CODES}: {str(error).splitlines()[0]}") from error
         if not isinstance(codes, torch.Tensor):
-            raise ValueError(f"{found[0]}: expected {CODES}, not {type(codes).__name__}")
+            raise ValueError(f"{file}: expected {CODES}, not {type(codes).__name__}")
         whole = codes.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
         if not whole or codes.ndim != 2 or not 0 < len(codes) <= min(26, codes.shape[1]):
-            raise ValueError(f"{found[0]}: expected {CODES}, not {list(codes.shape)} of {codes.dtype}")
+            raise ValueError(f"{file}: expected {CODES}, not {list(codes.shape)} of {codes.dtype}")
         if (codes < 0).any():
             item = int((codes < 0).any(0).nonzero()[0])
-            raise ValueError(f"{found[0]}: item {item} has the codes {codes[:, item].tolist()}; expected 0 or more")
+            raise ValueError(f"{file}: item {item} has the codes {codes[:, item].tolist()}; expected 0 or more")
         return codes.T.numpy()
 
 

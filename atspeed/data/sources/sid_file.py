@@ -1,4 +1,4 @@
-"""Semantic IDs of a file, for data sets that come without."""
+"""Files of semantic IDs."""
 
 from pathlib import Path
 
@@ -9,6 +9,26 @@ from atspeed.data.dataset import item_table
 from atspeed.data.sources.text_files import read_json_object, require_file
 
 EXPECTED = "a JSON object, item → list of codes, or a Parquet file with the columns item and sid"
+
+
+def find_sids(root: Path, suffix: str, name: str | None) -> Path:
+    """Return the file of semantic IDs in the folder ``data.source.root``.
+
+    Args:
+        root: the folder.
+        suffix: of the file.
+        name: its name; by default it is the only file with the suffix.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or there are several.
+    """
+    found = [root / name] if name else sorted(root.glob(f"*{suffix}"))
+    if len(found) != 1 or not found[0].is_file():
+        raise FileNotFoundError(
+            f"data.source.root {str(root)!r} must hold one *{suffix} with semantic IDs (or data.source.sids must name "
+            f"it); found {[file.name for file in found if file.is_file()]}"
+        )
+    return found[0]
 
 
 def read_sids(file: Path) -> pa.Table:
