@@ -5,7 +5,6 @@ import time
 import lightning.pytorch as pl
 import torch
 
-from atspeed.catalog.vocabulary import PAD
 from atspeed.data import RequestBatch, SequenceBatch
 
 

@@ -11,8 +11,6 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from atspeed.catalog.vocabulary import Vocabulary
-
 ItemIndices = Sequence[int] | np.ndarray
 """Items by their catalog index; an array is of integers, ``[items]``."""
 EXPECTED_SID = "expected a list of one or more codes"
@@ -28,9 +26,9 @@ class ItemCatalog:
     Several items may share one SID (a collision); all of them are kept::
 
         item      SID              words  <a_0> <a_2> <b_1>
-        soap      <a_0> <b_1>      codes  [[0, 2],          tokens  [[3, 5],
-        comb      <a_2> <b_1>              [1, 2],                   [4, 5],
-        sponge    <a_0> <b_1>              [0, 2]]                   [3, 5]]
+        soap      <a_0> <b_1>      codes  [[0, 2],
+        comb      <a_2> <b_1>              [1, 2],
+        sponge    <a_0> <b_1>              [0, 2]]
 
     Args:
         sids: item name → its codes, the same number for every item.
@@ -39,8 +37,6 @@ class ItemCatalog:
         names: item names by item index.
         words: the distinct codes as they are written, in natural order.
         codes: each item's SID as indices into ``words``, ``[num_items, L]``, int32.
-        vocabulary: the special tokens and ``words``.
-        tokens: each item's SID as token ids of ``vocabulary``, ``[num_items, L]``, int64.
 
     Raises:
         ValueError: if there is no item, an empty SID, or SIDs of different lengths.
@@ -93,8 +89,6 @@ class ItemCatalog:
         code = np.empty(len(found), np.int32)  # of each distinct code
         code[order] = np.arange(len(found))
         self.codes = torch.from_numpy(code[encoded.indices.to_numpy()]).view(-1, num_levels)
-        self.vocabulary = Vocabulary(self.words)
-        self.tokens = torch.tensor([self.vocabulary.token(word) for word in self.words])[self.codes]
 
     def _refuse(self, item: int, sid: list[str | None] | None, num_levels: int) -> NoReturn:
         name = self.names[item]
@@ -145,7 +139,3 @@ class ItemCatalog:
         if len(codes) != self.num_levels:
             return []
         return (self.codes == torch.tensor(codes, dtype=torch.int32)).all(1).nonzero()[:, 0].tolist()
-
-    def encode(self, items: ItemIndices) -> Tensor:
-        """Return the token ids of items, ``[items, L]``, int64."""
-        return self.tokens[torch.tensor(items, dtype=torch.long)]

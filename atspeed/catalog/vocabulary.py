@@ -1,79 +1,35 @@
-"""The compact vocabulary: three special tokens and the catalog's codes."""
+"""What every vocabulary is: the tokens that a model reads and writes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
 
-PAD, BOS, SEP = 0, 1, 2
-SPECIAL_TOKENS = ("<pad>", "<bos>", "<sep>")
-
-
-class Vocabulary:
-    """Token ids of the special tokens (0, 1, 2) and of the catalog's codes (3 and up, in the given order).
-
-    :meth:`save` writes it beside an exported model as an ordinary Hugging Face tokenizer. So ``AutoTokenizer`` reads a
-    prompt such as ``<bos> <a_1> <b_7> <sep>``, and a model is never run on another catalog's codes.
-
-    Args:
-        codes: the codes as they are written, each once.
+class Vocabulary(ABC):
+    """The token ids of a model: the compact ones of a catalog, or those of a tokenizer.
 
     Attributes:
-        words: special tokens and codes by token id.
-
-    Raises:
-        ValueError: if a code repeats or equals a special token.
-
-    >>> vocabulary = Vocabulary(["<a_0>", "<b_0>"])
-    >>> len(vocabulary), vocabulary.token("<b_0>")
-    (5, 4)
+        pad_token: token id that pads a batch; what it is does not matter, because padding is masked.
+        bos_token: token id that a sequence starts with, if there is one.
+        eos_token: token id that ends a response, if there is one.
     """
 
-    def __init__(self, codes: Sequence[str]) -> None:
-        self.words = (*SPECIAL_TOKENS, *codes)
-        if len(set(self.words)) < len(self.words):
-            raise ValueError(f"the codes repeat or collide with the special tokens {SPECIAL_TOKENS}")
+    pad_token: int
+    bos_token: int | None
+    eos_token: int | None
 
+    @abstractmethod
     def __len__(self) -> int:
-        return len(self.words)
+        """Return how many tokens a model has to score; one with a larger, padded embedding matrix will do."""
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self.words == other.words
+    @abstractmethod
+    def code_tokens(self, words: Sequence[str]) -> list[int | None]:
+        """Return the token id of each code as it is written; None for what is not a single token."""
 
-    def __hash__(self) -> int:
-        return hash(self.words)
-
-    @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {word: token for token, word in enumerate(self.words)}
-
-    def token(self, code: str) -> int:
-        """Return the token id of a code; raise ``KeyError`` if the catalog does not have it."""
-        return self._ids[code]
-
+    @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the vocabulary as a Hugging Face tokenizer."""
-        tokenizer = Tokenizer(WordLevel(self._ids, unk_token=SPECIAL_TOKENS[PAD]))
-        tokenizer.pre_tokenizer = WhitespaceSplit()
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            pad_token=SPECIAL_TOKENS[PAD],
-            bos_token=SPECIAL_TOKENS[BOS],
-            sep_token=SPECIAL_TOKENS[SEP],
-        ).save_pretrained(folder)
+        """Write the vocabulary as a Hugging Face tokenizer, beside a model."""
 
-    @classmethod
-    def load(cls, folder: Path) -> "Vocabulary":
-        """Read what :meth:`save` wrote; raise ``ValueError`` if the folder has another tokenizer or none."""
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise ValueError(f"{folder} has no tokenizer.json, so its vocabulary is not the catalog's")
-        ids = Tokenizer.from_file(str(file)).get_vocab()
-        words = sorted(ids, key=ids.__getitem__)
-        if tuple(words[: len(SPECIAL_TOKENS)]) != SPECIAL_TOKENS:
-            raise ValueError(f"{file} does not start with {SPECIAL_TOKENS}, so its vocabulary is not the catalog's")
-        return cls(words[len(SPECIAL_TOKENS) :])
+    @abstractmethod
+    def check(self, folder: Path) -> None:
+        """Raise ``ValueError`` if the model in a folder has another vocabulary; say how they differ, and what to do."""

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from atspeed.catalog.vocabulary import PAD
 from atspeed.data.examples import RequestExample, SequenceExample
-from atspeed.prompts.compact import IGNORED, CompactPrompt
+from atspeed.prompts.prompt import IGNORED, PromptEncoder
 
 BatchType = TypeVar("BatchType", covariant=True)
 
@@ -19,11 +18,13 @@ class SequenceBatch(NamedTuple):
 
     Attributes:
         tokens: padded on the right, ``[B, P]``, int64.
+        token_mask: False at padding, ``[B, P]``, bool.
         labels: -100 where a position has no label, ``[B, P]``, int64.
         users: row of each user in the data set, ``[B]``, int64.
     """
 
     tokens: Tensor
+    token_mask: Tensor
     labels: Tensor
     users: Tensor
 
@@ -33,8 +34,10 @@ class RequestBatch(NamedTuple):
 
     Attributes:
         users: row of each user in the data set, ``[B]``, int64.
-        prompts: tokens, padded on the left, ``[B, P]``, int64.
+        prompts: tokens of the target, padded on the left, ``[B, P]``, int64.
         prompt_mask: False at padding, ``[B, P]``, bool.
+        draft_prompts: the same for the draft, which may have another prompt and vocabulary, ``[B, P']``, int64.
+        draft_prompt_mask: False at padding, ``[B, P']``, bool.
         truth: item indices that came next, padded with -1, ``[B, R]``, int64.
         rows: index of each request in its split, ``[B]``, int64.
     """
@@ -42,33 +45,41 @@ class RequestBatch(NamedTuple):
     users: Tensor
     prompts: Tensor
     prompt_mask: Tensor
+    draft_prompts: Tensor
+    draft_prompt_mask: Tensor
     truth: Tensor
     rows: Tensor
 
 
-def collate_sequences(examples: Sequence[SequenceExample], prompt: CompactPrompt) -> SequenceBatch:
+def collate_sequences(examples: Sequence[SequenceExample], encoder: PromptEncoder) -> SequenceBatch:
     """Encode and pad examples."""
-    encoded = (prompt.encode_labelled(example.items, example.last_only) for example in examples)
+    encoded = (encoder.encode_labelled(example.items, example.last_only) for example in examples)
     tokens, labels = zip(*encoded, strict=True)
-    pad = torch.nn.utils.rnn.pad_sequence
+    padded = encoder.pad(list(tokens), "right")
     return SequenceBatch(
-        pad(list(tokens), batch_first=True, padding_value=PAD),
-        pad(list(labels), batch_first=True, padding_value=IGNORED),
+        padded.tokens,
+        padded.mask,
+        torch.nn.utils.rnn.pad_sequence(list(labels), batch_first=True, padding_value=IGNORED),
         torch.tensor([example.user for example in examples]),
     )
 
 
-def collate_requests(examples: Sequence[RequestExample], prompt: CompactPrompt) -> RequestBatch:
-    """Encode and pad examples."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    prompts = [prompt.encode(example.history) for example in examples]
+def collate_requests(
+    examples: Sequence[RequestExample], encoder: PromptEncoder, draft_encoder: PromptEncoder
+) -> RequestBatch:
+    """Encode and pad examples, for the target and for the draft."""
+    padded = encoder.pad([encoder.encode(example.history) for example in examples], "left")
+    draft_padded = padded
+    if draft_encoder is not encoder:
+        draft_padded = draft_encoder.pad([draft_encoder.encode(example.history) for example in examples], "left")
+    truth = [torch.tensor(example.truth, dtype=torch.long) for example in examples]
     return RequestBatch(
         users=torch.tensor([example.user for example in examples]),
-        prompts=pad(prompts, batch_first=True, padding_value=PAD, padding_side="left"),
-        prompt_mask=pad([torch.ones(len(p), dtype=torch.bool) for p in prompts], batch_first=True, padding_side="left"),
-        truth=pad(
-            [torch.tensor(example.truth, dtype=torch.long) for example in examples], batch_first=True, padding_value=-1
-        ),
+        prompts=padded.tokens,
+        prompt_mask=padded.mask,
+        draft_prompts=draft_padded.tokens,
+        draft_prompt_mask=draft_padded.mask,
+        truth=torch.nn.utils.rnn.pad_sequence(truth, batch_first=True, padding_value=-1),
         rows=torch.tensor([example.row for example in examples]),
     )
 

@@ -22,7 +22,7 @@ from atspeed.data.histories import Histories, read_histories
 from atspeed.data.item_sequences import concatenate
 from atspeed.data.samplers import BatchesInTurn, LengthBucketSampler
 from atspeed.data.sources.interaction_source import InteractionSource
-from atspeed.prompts.compact import CompactPrompt
+from atspeed.prompts import CompactPrompt, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ class RecommendationData(pl.LightningDataModule):
 
     Args:
         source: the data set.
+        prompt: how the target reads a history and writes an item, or, in ``fit`` of a target or draft, that model;
+            ``CompactPrompt`` if not given.
+        draft_prompt: how the draft does; as the target if not given.
         examples: what ``fit`` trains on: ``sequences``, where every position is a label (fine-tuning), or
             ``requests``, a history and its next item (alignment).
         cuts: where ``requests`` cuts a training history: ``last`` asks for its last item only, ``every`` for each of
@@ -52,7 +55,8 @@ class RecommendationData(pl.LightningDataModule):
     Attributes:
         dataset: the data set, from ``setup`` on.
         catalog: its items, from ``setup`` on.
-        prompt: turns histories into tokens, from ``setup`` on.
+        encoder: turns histories into the target's tokens, from ``setup`` on.
+        draft_encoder: turns them into the draft's; the same object where the draft reads what the target does.
         predict_rows: indices of the requests that ``predict_dataloader`` yields; None: all. ``PredictionWriter`` leaves
             out those that an interrupted run has answered.
     """
@@ -60,6 +64,8 @@ class RecommendationData(pl.LightningDataModule):
     def __init__(
         self,
         source: InteractionSource,
+        prompt: Prompt | None = None,
+        draft_prompt: Prompt | None = None,
         examples: Literal["sequences", "requests"] = "sequences",
         cuts: splits.Cuts = "last",
         max_history: int = 20,
@@ -74,6 +80,8 @@ class RecommendationData(pl.LightningDataModule):
         require_at_least(1, data__max_history=max_history, data__max_tokens=max_tokens)
         require_at_least(1, data__batch_size=batch_size, data__num_test_users=num_test_users)
         self.source = source
+        self.prompt = prompt or CompactPrompt()
+        self.draft_prompt = draft_prompt
         self.examples = examples
         self.cuts = cuts
         self.max_history = max_history
@@ -91,7 +99,10 @@ class RecommendationData(pl.LightningDataModule):
             return
         self.dataset: Dataset = self.source.load()
         self.catalog = self.dataset.catalog
-        self.prompt = CompactPrompt(self.catalog, self.max_history)
+        self.encoder = self.prompt.encoder(self.catalog, self.max_history)
+        self.draft_encoder = self.encoder
+        if self.draft_prompt is not None:
+            self.draft_encoder = self.draft_prompt.encoder(self.catalog, self.max_history)
         log.info(
             "%d users, %d items, %d interactions to train on",
             len(self.dataset.users),
@@ -100,16 +111,6 @@ class RecommendationData(pl.LightningDataModule):
         )
         if self.dataset.skipped:
             log.info("left out: %s", ", ".join(f"{number} {what}" for what, number in self.dataset.skipped.items()))
-
-    @property
-    def max_prompt_tokens(self) -> int:
-        """Tokens of the longest prompt."""
-        return 1 + self.max_history * (self.catalog.num_levels + 1)
-
-    @property
-    def max_sequence_tokens(self) -> int:
-        """Tokens of the longest training sequence: a prompt and one more item."""
-        return self.max_prompt_tokens + self.catalog.num_levels + 1
 
     def training_windows(self) -> Examples[SequenceExample]:
         """Each user's training items, cut into windows; see :func:`splits.training_windows`."""
@@ -153,7 +154,7 @@ class RecommendationData(pl.LightningDataModule):
         """Return requests on a device, in batches of similar length, which keeps the padding small."""
         requests = sorted(requests, key=lambda request: len(request.history))
         starts = range(0, len(requests), batch_size)
-        batches = [collate_requests(requests[start : start + batch_size], self.prompt) for start in starts]
+        batches = [self._collate_requests(requests[start : start + batch_size]) for start in starts]
         return [RequestBatch(*(tensor.to(device) for tensor in batch)) for batch in batches]
 
     def train_dataloader(self) -> DataLoader:
@@ -181,25 +182,27 @@ class RecommendationData(pl.LightningDataModule):
 
     def _request_loader(self, requests: Examples[RequestExample], rows: Sequence[int]) -> DataLoader:
         return DataLoader(
-            BatchedDataset(requests, partial(collate_requests, prompt=self.prompt)),
+            BatchedDataset(requests, self._collate_requests),
             batch_size=None,
             sampler=BatchesInTurn(rows, self.batch_size, *self._process()),
         )
 
     def _fit_loader(self, examples: Examples[SequenceExample] | Examples[RequestExample], train: bool) -> DataLoader:
-        collate = collate_sequences if self.examples == "sequences" else collate_requests
+        sequences = self.examples == "sequences"
+        collate = partial(collate_sequences, encoder=self.encoder) if sequences else self._collate_requests
         trainer = self.trainer
         sampler = LengthBucketSampler(
-            1 + np.minimum(examples.num_items, self.max_history + 1) * (self.catalog.num_levels + 1),
+            self.encoder.num_tokens(examples.num_items),
             self.max_tokens,
             train,
             self.seed,
             *self._process(),
             (lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready) if trainer and train else (lambda: 0),
         )
-        return DataLoader(
-            BatchedDataset(examples, partial(collate, prompt=self.prompt)), batch_size=None, sampler=sampler
-        )
+        return DataLoader(BatchedDataset(examples, collate), batch_size=None, sampler=sampler)
+
+    def _collate_requests(self, examples: Sequence[RequestExample]) -> RequestBatch:
+        return collate_requests(examples, self.encoder, self.draft_encoder)
 
     def _process(self) -> tuple[int, int]:
         """Return the rank of this process, and the number of processes."""

@@ -1,5 +1,6 @@
 """From a history of items to the tokens that a model reads. No Lightning."""
 
-from atspeed.prompts.compact import CompactPrompt
+from atspeed.prompts.compact_prompt import CompactPrompt
+from atspeed.prompts.prompt import PaddedTokens, Prompt, PromptEncoder
 
-__all__ = ["CompactPrompt"]
+__all__ = ["CompactPrompt", "PaddedTokens", "Prompt", "PromptEncoder"]
