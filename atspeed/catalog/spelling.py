@@ -105,8 +105,8 @@ def _check_distinct(catalog: ItemCatalog, sids: np.ndarray) -> None:
         item = int(differs[0])
         raise ValueError(
             f"the semantic IDs {written_sid(catalog, int(first[by_tokens[item]]))} and {written_sid(catalog, item)} "
-            f"have the same tokens, {sids[item][sids[item] != ENDED].tolist()}; write the codes so that they differ, or "
-            "add them to the tokenizer (the prompt's add_codes)"
+            f"have the same tokens, {sids[item][sids[item] != ENDED].tolist()}; write the codes so that they differ, "
+            "or add them to the tokenizer (the prompt's add_codes)"
         )
 
 
@@ -118,8 +118,8 @@ def _check_end_token(catalog: ItemCatalog, sids: np.ndarray, lengths: np.ndarray
     if len(wrong):
         item = int(wrong[0])
         raise ValueError(
-            f"semantic IDs have {lengths.min()} to {lengths.max()} tokens, so each must end with one token that ends no "
-            f"code, but {written_sid(catalog, item)} has the tokens {sids[item, : lengths[item]].tolist()}; set the "
+            f"semantic IDs have {lengths.min()} to {lengths.max()} tokens, so each must end with one token that ends "
+            f"no code, but {written_sid(catalog, item)} has the tokens {sids[item, : lengths[item]].tolist()}; set the "
             "prompt's response_suffix to an end token, such as {eos}"
         )
 

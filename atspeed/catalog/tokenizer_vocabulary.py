@@ -104,9 +104,7 @@ class TokenizerVocabulary(Vocabulary):
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens; see :meth:`Vocabulary.text`."""
-        return str(
-            self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer; see :meth:`Vocabulary.save`."""
@@ -121,12 +119,14 @@ class TokenizerVocabulary(Vocabulary):
         )
         if not differing:
             return
-        named = [f"{word!r} is {self._ids.get(word)} here and {found.get(word)} there" for word in differing[:MAX_NAMED]]
+        named = [
+            f"{word!r} is {self._ids.get(word)} here and {found.get(word)} there" for word in differing[:MAX_NAMED]
+        ]
         added = f" with {self.num_added} added codes" if self.num_added else ""
         raise ValueError(
             f"the tokenizer in {folder} ({len(found)} tokens) is not that of the prompt, {self.folder}{added} "
-            f"({len(self._ids)} tokens); {len(differing)} tokens differ: {'; '.join(named)}. Set the prompt's tokenizer "
-            "to the folder of the model, or choose the model of this catalog and tokenizer"
+            f"({len(self._ids)} tokens); {len(differing)} tokens differ: {'; '.join(named)}. Set the prompt's "
+            "tokenizer to the folder of the model, or choose the model of this catalog and tokenizer"
         )
 
 
