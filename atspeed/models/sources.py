@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from atspeed.catalog.vocabulary import BOS, PAD, Vocabulary
+from atspeed.catalog.vocabulary import Vocabulary
 
 
 def model_folder(run_dir: Path, stage: str) -> Path:
@@ -62,9 +62,9 @@ class NewModel(ModelSource):
             self.model_type,
             **self.config,
             vocab_size=len(vocabulary),
-            bos_token_id=BOS,
-            eos_token_id=None,
-            pad_token_id=PAD,
+            bos_token_id=vocabulary.bos_token,
+            eos_token_id=vocabulary.eos_token,
+            pad_token_id=vocabulary.pad_token,
         )
         unknown = [name for name in self.config if name not in type(config)().to_dict()]
         if unknown:
@@ -95,22 +95,20 @@ class Checkpoint(ModelSource):
         """Load the model; see :meth:`ModelSource.build`."""
         if not (self.path / "config.json").is_file():
             raise FileNotFoundError(f"{self.path} is not a Hugging Face model folder: it has no config.json")
-        if not self.new_vocabulary and (found := Vocabulary.load(self.path)) != vocabulary:
-            raise ValueError(
-                f"the vocabulary of {self.path} ({len(found)} tokens) is not the catalog's ({len(vocabulary)} tokens): "
-                "the model was exported for another catalog. Choose the run folder of this catalog, or set "
-                "new_vocabulary to keep the body of the model and train fresh embeddings"
-            )
+        if not self.new_vocabulary:
+            vocabulary.check(self.path)
         model: Any = AutoModelForCausalLM.from_pretrained(self.path, dtype=torch.float32)
         if self.new_vocabulary:
             model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
             for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
                 torch.nn.init.normal_(embeddings.weight, std=0.02)
             for config in (model.config, model.generation_config):
-                config.bos_token_id, config.eos_token_id, config.pad_token_id = BOS, None, PAD
+                config.bos_token_id = vocabulary.bos_token
+                config.eos_token_id = vocabulary.eos_token
+                config.pad_token_id = vocabulary.pad_token
         scored = model.config.get_text_config().vocab_size
-        if scored != len(vocabulary):
-            raise ValueError(f"{self.path} scores {scored} tokens, the catalog has {len(vocabulary)}")
+        if scored < len(vocabulary):
+            raise ValueError(f"{self.path} scores {scored} tokens, the vocabulary has {len(vocabulary)}")
         return model.eval()
 
     def origin(self, run_dir: Path) -> "Checkpoint":
