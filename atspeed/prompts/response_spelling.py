@@ -59,8 +59,8 @@ def _continuation(
     if list(tokens[: len(begin)]) != list(begin):
         raise ValueError(
             f"the prompt's text {before[-20:]!r} has the tokens …{vocabulary.tokens_written(begin)[-3:]} alone, but "
-            f"not when {text[:40]!r} follows: the tokenizer merges across the border. Set the prompt's tokenize to apart, "
-            "or end the text before with something that does not merge, such as a newline"
+            f"not when {text[:40]!r} follows: the tokenizer merges across the border. Set the prompt's tokenize to "
+            "apart, or end the text before with something that does not merge, such as a newline"
         )
     return tokens[len(begin) :]
 
