@@ -30,7 +30,7 @@ def test_missing_codes_are_added_once_and_the_exported_folder_has_the_same_ids(t
 def test_a_model_with_other_token_ids_is_refused_with_what_differs(tmp_path: Path) -> None:
     base, other = save(tmp_path / "base", byte_level()), save(tmp_path / "other", byte_level(), codes=("<b_2>", "<c>"))
     first = len(TokenizerVocabulary(base))
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="with 2 added codes") as error:
         TokenizerVocabulary(base, CODES).check(other)
     for part in (
         "3 tokens differ",

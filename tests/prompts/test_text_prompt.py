@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,13 @@ def test_prefix_and_suffix_are_tokens_of_the_response(
     text = MINIONEREC.replace("{history}", f"<|sid_begin|>{sid(1)}<|sid_end|><|sid_begin|>{sid(3)}<|sid_end|>")
     tokens, labels = encoder.encode_labelled([1, 3, 2])
     assert tokens.tolist() == reference(f"{text}<|sid_begin|>{sid(2)}<|sid_end|>\n</s>").input_ids
-    assert encoder.encode([1, 3]).tolist() == reference(f"{text}<|sid_begin|>").input_ids
-    assert reference.decode(labels[labels != IGNORED]).replace(" ", "") == f"<|sid_begin|>{sid(2)}<|sid_end|>\n</s>"
-    assert reference.decode(spelling.prefix).strip() == "<|sid_begin|>"
+    prompt_tokens = reference(text).input_ids
+    assert encoder.encode([1, 3]).tolist() == [*prompt_tokens, *spelling.prefix]
+    assert (labels == IGNORED).tolist() == [position < len(prompt_tokens) for position in range(len(tokens))]
+    learnt = reference.decode(labels[labels != IGNORED]).replace(" ", "").replace("<0x7C>", "|")
+    assert learnt == f"<|sid_begin|>{sid(2)}<|sid_end|>\n</s>"
+    assert "<|sid_begin|>".startswith(reference.decode(spelling.prefix).replace("<0x7C>", "|").strip())
+    assert spelling.prefix
     if codes:
         assert spelling.prefix == (reference.convert_tokens_to_ids("<|sid_begin|>"),)
         assert spelling.suffix[0] == reference.convert_tokens_to_ids("<|sid_end|>")
@@ -180,22 +185,31 @@ def test_titles_are_written_where_the_catalog_has_them(folder: Callable[..., Pat
         ("byte_level", {"template": "{history}{history}"}, "has {history} 2 times"),
         ("byte_level", {"template": "{history}", "item": "soap"}, "'soap' has neither {codes} nor {title}"),
         (
-            "byte_level",
-            {"template": "{history}", "response_suffix": ""},
+            "unigram",
+            {"template": "{history}\n", "response_suffix": ""},
             "set the prompt's response_suffix to an end t",
         ),
         (
-            "byte_level",
-            {"template": "{history}", "response_suffix": "_"},
+            "merging_bytes",
+            {"template": "{history}\n", "response_suffix": "_"},
             "each must end with one token that ends no c",
         ),
         ("merging_bytes", {"template": "{history} request, with "}, "the tokenizer merges across the border"),
-        ("merging_bytes", {"template": "{history}", "separator": "with "}, "has other tokens after|merges across the"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(
     family: str, settings: dict[str, Any], message: str, folder: Callable[..., Path]
 ) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         TextPrompt(folder(family), **settings).encoder(CATALOG, 20)
-    assert any(part in str(error.value) for part in message.split("|"))
+
+
+def test_a_response_whose_tokens_depend_on_the_history_is_refused(folder: Callable[..., Path]) -> None:
+    titles = {"soap": "soap\n", "comb": "y\n", "sponge": "x\n", "towel": "a request, with ", "brush": "z\n"}
+    catalog = ItemCatalog({name: CATALOG.sid(item) for item, name in enumerate(CATALOG.names)}, titles)
+    encoder = TextPrompt(folder("merging_bytes"), "{history}", "{title}", "").encoder(catalog, 20)
+    encoder.encode_labelled([3, 0, 0])
+    with pytest.raises(
+        ValueError, match="the response '<a_1><b_2>' has other tokens after 'soap..na request, with ' than"
+    ):
+        encoder.encode_labelled([0, 3, 0])
