@@ -97,7 +97,7 @@ def check_response(vocabulary: TokenizerVocabulary, text: str, tokens: Sequence[
     """
     if vocabulary.tokenize(text) != list(tokens):
         raise ValueError(
-            f"the response {codes!r} has other tokens after {text.rpartition(codes)[0][-40:]!r} than after other histories, "
-            "because the tokenizer merges it with the prompt; set the prompt's tokenize to apart, or end its text with "
-            "something that does not merge, such as a newline"
+            f"the response {codes!r} has other tokens after {text.rpartition(codes)[0][-40:]!r} than after other "
+            "histories, because the tokenizer merges it with the prompt; set the prompt's tokenize to apart, or end "
+            "its text with something that does not merge, such as a newline"
         )
