@@ -89,6 +89,7 @@ def test_prompts_have_the_tokens_of_their_text(family: str, codes: str, bos: boo
                 expected = reference(text).input_ids + reference(sid(item) + suffix, add_special_tokens=False).input_ids
             learnt, labels = encoder.encode_labelled([*history, item])
             assert learnt.tolist() == [*tokens.tolist(), *response(encoder, item)] == expected
+            assert len(learnt) <= encoder.num_tokens(np.array(len(history) + 1))
             assert labels.tolist() == [IGNORED] * len(tokens) + response(encoder, item)
     lengths = np.array([len(encoder.encode_labelled([0] * num)[0]) for num in range(1, 10)])
     bounds = encoder.num_tokens(np.arange(1, 10))
