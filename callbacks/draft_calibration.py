@@ -56,13 +56,13 @@ class DraftCalibration(pl.Callback):
             return
         training = pl_module.model.training
         pl_module.model.eval()
-        calibration = calibrate(pl_module.model, pl_module.trie, self._requests(pl_module))
+        calibration = calibrate(pl_module.model, pl_module.draft_trie, self._requests(pl_module))
         pl_module.model.train(training)
         file = save_calibration(calibration, Exported(pl_module.stage), pl_module.target_source, pl_module.run_dir)
         log.info("calibrated the %s draft on %d users: %s", pl_module.stage, self.num_users, file)
 
     def _requests(self, module: Alignment) -> Iterator[tuple[Tensor, Tensor, list[Beams]]]:
-        """Yield prompts, their mask and the target's beams, batch by batch."""
+        """Yield the draft's prompts, their mask and the target's beams, batch by batch."""
         requests = evenly_spread(module.data.requests("val"), self.num_users)
         for batch in module.data.batches_by_length(requests, module.data.batch_size, module.device):
             if module.target_cache is not None:
@@ -71,4 +71,4 @@ class DraftCalibration(pl.Callback):
                 scorer = PrefixScorer(module.target, module.trie, batch.prompts, batch.prompt_mask)
                 with torch.inference_mode():
                     beams = beams_by_depth(scorer, module.num_beams)
-            yield batch.prompts, batch.prompt_mask, beams
+            yield batch.draft_prompts, batch.draft_prompt_mask, beams

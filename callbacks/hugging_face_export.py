@@ -29,5 +29,5 @@ class HuggingFaceExport(pl.Callback):
         state = unsharded_state(model)
         if trainer.is_global_zero:
             folder = model_folder(module.run_dir, module.stage)
-            export(model, module.data.catalog.vocabulary, folder, merged_state(model, state))
+            export(model, module.encoder.vocabulary, folder, merged_state(model, state))
             log.info("exported the %s to %s", module.stage, folder)

@@ -101,13 +101,13 @@ class SpeculationMonitor(pl.Callback):
     def _measure(self, trainer: pl.Trainer, module: Alignment) -> dict[str, float]:
         """Return the values over the users of all processes; undefined ones are left out."""
         decoder = self._decoder = self._decoder or self._prepare(trainer, module)
-        speculation = Speculation(module.trie.num_levels).to(module.device)
+        speculation = Speculation(module.trie.num_calls).to(module.device)
         overlap = AnswerOverlap().to(module.device)
         generator = torch.Generator(module.device).manual_seed(self.seed)
         training = module.model.training
         module.model.eval()
         for batch, exact in self._sample:
-            decoded = decoder(batch.prompts, batch.prompt_mask, self.num_beams, generator=generator)
+            decoded = decoder(**batch.decoder_inputs, num_beams=self.num_beams, generator=generator)
             speculation.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
             overlap.update(decoded.leaves, exact)
         module.model.train(training)
@@ -125,10 +125,12 @@ class SpeculationMonitor(pl.Callback):
         self._sample = []
         for batch in data.batches_by_length(requests, data.batch_size, module.device):
             self._sample.append((batch, plain(batch.prompts, batch.prompt_mask, self.num_beams).leaves))
-        return SpeculativeDecoder(target, module.trie, self.drafter, self.verifier, module.model)
+        return SpeculativeDecoder(
+            target, module.trie, self.drafter, self.verifier, module.model, draft_tokens=module.draft_tokens
+        )
 
     def _load_target(self, module: Alignment) -> PreTrainedModel:
-        target: Any = build_frozen_model(module.target_source, module.target_dtype, module.data, module.trainer)
+        target: Any = build_frozen_model(module.target_source, module.target_dtype, module.data.encoder, module.trainer)
         target = target.to(module.device)
         log.info(
             "model.target_cache is set, so training needs no target; SpeculationMonitor loads it to decode %d users: "

@@ -1,6 +1,7 @@
 """How much faster speculative decoding is than plain beam search."""
 
 import time
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -59,16 +60,17 @@ class SpeedupMonitor(pl.Callback):
 
     def _seconds(self, decoder: SpeculativeDecoder, module: Inference, batch: RequestBatch) -> float:
         generator = torch.Generator(module.device).manual_seed(module.seed)
-        request = batch.prompts, batch.prompt_mask, module.num_beams, module.item_filter(batch), generator
+        item_filter = module.item_filter(batch)
+        decode = partial(decoder, **batch.decoder_inputs, num_beams=module.num_beams, item_filter=item_filter)
         if module.device.type == "cuda":
             first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             first.record()
-            decoder(*request)
+            decode(generator=generator)
             last.record()
             last.synchronize()
             return first.elapsed_time(last) / 1000
         start = time.perf_counter()
-        decoder(*request)
+        decode(generator=generator)
         return time.perf_counter() - start
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -30,9 +30,9 @@ class TokenThroughput(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: SequenceBatch | RequestBatch, batch_idx: int
     ) -> None:
         """Count a batch."""
-        tokens = batch.tokens if isinstance(batch, SequenceBatch) else batch.prompts
-        self._tokens += int((tokens != PAD).sum())
-        self._padded += tokens.numel()
+        mask = batch.token_mask if isinstance(batch, SequenceBatch) else batch.prompt_mask
+        self._tokens += int(mask.sum())
+        self._padded += mask.numel()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch's values."""

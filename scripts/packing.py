@@ -19,6 +19,7 @@ from atspeed.data.batches import collate_requests
 from atspeed.decoding import ItemTrie, PrefixScorer
 from atspeed.losses.distillation import forward_kl
 from atspeed.models import Exported
+from atspeed.recommender import response_trie
 
 NUM_BEAMS = 20
 NUM_USERS = 16
@@ -86,10 +87,10 @@ def main(run_dir: str, root: str = "../AtSpeed-reference/data/beauty") -> None:
     torch.set_num_threads(2)
     data = RecommendationData(AtSpeedLayout(Path(root)), examples="requests")
     data.setup()
-    trie = ItemTrie(data.catalog.tokens)
-    target, draft = (Exported(stage).build(data.catalog.vocabulary, Path(run_dir)) for stage in ("target", "draft"))
+    trie = response_trie(data.catalog, data.encoder)
+    target, draft = (Exported(stage).build(data.encoder.vocabulary, Path(run_dir)) for stage in ("target", "draft"))
     requests = data.requests("val")[:: len(data.requests("val")) // NUM_USERS][:NUM_USERS]
-    batch = collate_requests(requests, data.prompt)
+    batch = collate_requests(requests, data.encoder, data.encoder)
     with torch.no_grad():
         beams = search_beams(PrefixScorer(target, trie, batch.prompts, batch.prompt_mask), NUM_BEAMS)
     losses, seconds, memory = {}, {packed_loss: [], repeated_loss: []}, {}

@@ -14,12 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from atspeed.data import RecommendationData
-from atspeed.data.examples import RequestExample
+from atspeed.data.examples import RequestExample, evenly_spread
 from atspeed.decoding import ROOT, Beams, ItemTrie, ScoredPrefixes
 from atspeed.files import write_atomically
 from atspeed.models import ModelSource
+from atspeed.prompts import PromptEncoder
 
 SHARD_REQUESTS = 1024
+HASHED_PROMPTS = 16
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
@@ -110,8 +112,9 @@ class TargetCache:
         self.requests = {split: data.requests(split) for split in SPLITS}
         settings = {
             **settings,
-            "catalog": hashlib.sha256(data.catalog.tokens.numpy().tobytes()).hexdigest(),
+            "catalog": hashlib.sha256(data.encoder.spelling.sids.numpy().tobytes()).hexdigest(),
             "requests (data.source, data.cuts, data.max_history)": _hash(self.requests, data.max_history),
+            "data.prompt": _hash_prompts(self.requests["train"], data.encoder),
         }
         self._open = lru_cache(maxsize=256)(self._open_shard)
         self._settings = settings
@@ -191,7 +194,7 @@ class TargetCache:
             leaves, ``[B, K]``, int64; and the scores of the children of :func:`cached_prefixes`.
         """
         beams, child_log_probs = zip(*(self._read_row(split, row) for row in rows), strict=True)
-        device = trie.token.device
+        device = trie.parent.device
         leaves = torch.stack(beams).long().to(device)
         pad = torch.nn.utils.rnn.pad_sequence
         packed = pad(list(child_log_probs), batch_first=True, padding_value=-torch.inf).to(device)  # [B, W]
@@ -238,4 +241,12 @@ def _hash(requests: Mapping[Split, Sequence[RequestExample]], max_history: int) 
         digest.update(split.encode())
         for request in examples:
             digest.update(np.array([-1, *request.history[-max_history:], -2, *request.truth]).tobytes())
+    return digest.hexdigest()
+
+
+def _hash_prompts(requests: Sequence[RequestExample], encoder: PromptEncoder) -> str:
+    """Return a hash of some requests as the target reads them, which changes whenever its prompt or tokenizer does."""
+    digest = hashlib.sha256(np.array(encoder.spelling.prefix).tobytes())
+    for request in evenly_spread(requests, HASHED_PROMPTS):
+        digest.update(encoder.encode(request.history).numpy().tobytes())
     return digest.hexdigest()

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed.benchmark.agreement import Answer, answers_of
 from atspeed.benchmark.draft_coverage import measure_coverage
 from atspeed.benchmark.growth_record import grown_from
 from atspeed.benchmark.loading import ModelLoader, pick_device
-from atspeed.benchmark.measurement import ItemsOf, Measurement, items_by_codes
+from atspeed.benchmark.measurement import ItemsOf, Measurement, items_by_tokens
 from atspeed.benchmark.method import Method
 from atspeed.benchmark.method_row import MethodRow
 from atspeed.benchmark.near_ties import count_near_ties, tie_tolerance
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.prediction import PredictionRow, Predictions, Predictor
-from atspeed.benchmark.reference import HFGenerate
+from atspeed.benchmark.reference import HFGenerate, reference_for
 from atspeed.benchmark.report.output import report
 from atspeed.benchmark.report.tables import tables_of
 from atspeed.benchmark.rows import BenchmarkEnvironment, BenchmarkResult, BenchmarkSetting, CoverageRow
@@ -52,6 +53,7 @@ class _Loaded:
     setting: BenchmarkSetting
     items_of: ItemsOf
     trie: ItemTrie
+    draft_tokens: Tensor | None
     target: PreTrainedModel
     draft: PreTrainedModel | None
     predictor: Predictor
@@ -174,9 +176,9 @@ class Benchmark:
 
     def _load(self, data: RecommendationData) -> _Loaded:
         loader = ModelLoader(data, self.out, self.device, self.num_threads)
-        target = loader.load(self.target_source)
+        target = loader.load(self.target_source, data.encoder)
         needs_draft = any(method.drafter.needs_draft for method in self.methods.values())
-        draft = loader.load(self.draft_source) if self.draft_source and needs_draft else None
+        draft = loader.load(self.draft_source, data.draft_encoder) if self.draft_source and needs_draft else None
         target_parameters = target.num_parameters()  # counted before packing, which hides them
         draft_parameters = draft.num_parameters() if draft else None
         sizes = ModelSize.of(target), ModelSize.of(draft) if draft else None
@@ -197,24 +199,27 @@ class Benchmark:
             pack_weights=self.pack_weights,
             hf_generate_packed=is_packed(reference),
             tie_tolerance=tie_tolerance(target),
-            target_grown=grown_from(self.target_source, target, data, self.out),
-            draft_grown=grown_from(self.draft_source, draft, data, self.out),
+            target_grown=grown_from(self.target_source, target, data.encoder.vocabulary, self.out),
+            draft_grown=grown_from(self.draft_source, draft, data.draft_encoder.vocabulary, self.out),
         )
         needs_cost = any(method.drafter.needs_cost for method in self.methods.values())
         load_costs(self.out, target, self.target_source, draft if needs_cost else None, self.draft_source)
         load_calibration(draft, self.draft_source, self.target_source, self.out)
         decoders = {
-            name: SpeculativeDecoder(target, loader.trie, method.drafter, method.verifier, draft)
+            name: SpeculativeDecoder(
+                target, loader.trie, method.drafter, method.verifier, draft, draft_tokens=loader.draft_tokens
+            )
             for name, method in {**self.methods, **(self.curves if draft else {})}.items()
         }
         return _Loaded(
             setting=setting,
-            items_of=items_by_codes(data.catalog.tokens),
+            items_of=items_by_tokens(data.encoder.spelling.sids),
             trie=loader.trie,
+            draft_tokens=loader.draft_tokens,
             target=target,
             draft=draft,
             predictor=Predictor(measured_cost(target), *sizes),
-            reference=HFGenerate(reference, data.catalog.tokens),
+            reference=reference_for(reference, data.encoder),
             decoders=decoders,
         )
 
@@ -222,7 +227,15 @@ class Benchmark:
         if loaded.draft is None or not self.coverage_beams:
             return []
         tracked = track(batches, "coverage", transient=True)
-        return measure_coverage(loaded.target, loaded.draft, loaded.trie, tracked, self.num_beams, self.coverage_beams)
+        return measure_coverage(
+            loaded.target,
+            loaded.draft,
+            loaded.trie,
+            loaded.draft_tokens,
+            tracked,
+            self.num_beams,
+            self.coverage_beams,
+        )
 
     def _measure(
         self, loaded: _Loaded, names: list[str], num_beams: int, batches: list[RequestBatch], batch_size: int
@@ -234,7 +247,8 @@ class Benchmark:
             **{name: _by_decoder(loaded.decoders[name], num_beams, self.seed) for name in names},
         }
         measured = {
-            name: Measurement(name, methods.get(name), loaded.items_of, num_beams, batch_size) for name in answers_by
+            name: Measurement(name, methods.get(name), loaded.items_of, loaded.trie.num_calls, num_beams, batch_size)
+            for name in answers_by
         }
         title = f"K = {num_beams}, batches of {batch_size}"
         for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):
@@ -287,8 +301,8 @@ def _by_decoder(decoder: SpeculativeDecoder, num_beams: int, seed: int) -> Answe
     generator = torch.Generator(decoder.target.device).manual_seed(seed)
 
     def answer(batch: RequestBatch) -> tuple[list[Answer], Decoded | None]:
-        decoded = decoder(batch.prompts, batch.prompt_mask, num_beams, generator=generator)
-        return answers_of(decoder.trie.codes(decoded.leaves), decoded.scores), decoded  # waits for the device
+        decoded = decoder(**batch.decoder_inputs, num_beams=num_beams, generator=generator)
+        return answers_of(decoder.trie.tokens(decoded.leaves), decoded.scores), decoded  # waits for the device
 
     return answer
 

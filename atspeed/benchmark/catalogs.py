@@ -107,9 +107,10 @@ def _outside_the_model(trie: ItemTrie, num_codes: int) -> Callable[[Drafter], fl
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=num_codes, **sizes)).eval()
     prompts = torch.randint(num_codes, (NUM_REQUESTS, 1, 32), generator=torch.Generator().manual_seed(0))
     nothing = torch.zeros(1, dtype=torch.long)
-    batches = [
-        RequestBatch(nothing, prompt, torch.ones_like(prompt, dtype=torch.bool), nothing, nothing) for prompt in prompts
-    ]
+    batches = []
+    for prompt in prompts:
+        mask = torch.ones_like(prompt, dtype=torch.bool)
+        batches.append(RequestBatch(nothing, prompt, mask, prompt, mask, nothing, nothing))
 
     def measure(drafter: Drafter) -> float:
         decoder = SpeculativeDecoder(model, trie, drafter)

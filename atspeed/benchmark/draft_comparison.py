@@ -82,18 +82,22 @@ class AlignmentBenchmark:
         data.num_test_users = self.num_requests
         data.setup("test")
         loader = ModelLoader(data, self.out, self.device, self.num_threads)
-        target = loader.load_packed(self.target_source)
+        target = loader.load_packed(self.target_source, data.encoder)
         requests = data.test_requests()
         batches = data.batches_by_length(requests, data.batch_size, self.device)
         rows: list[DraftRow] = []
         coverage: list[DraftCoverageRow] = []
         baselines: dict[tuple[str, int], Tensor] = {}
         for name, source in self.drafts.items():
-            draft = loader.load_packed(source)
-            covered = measure_coverage(target, draft, loader.trie, batches, self.num_beams, self.draft_beams)
+            draft = loader.load_packed(source, data.draft_encoder)
+            covered = measure_coverage(
+                target, draft, loader.trie, loader.draft_tokens, batches, self.num_beams, self.draft_beams
+            )
             coverage += [DraftCoverageRow(name, **asdict(row)) for row in covered if row.level == COVERED_LEVEL]
             for title, method in self.methods.items():
-                decoder = SpeculativeDecoder(target, loader.trie, method.drafter, method.verifier, draft)
+                decoder = SpeculativeDecoder(
+                    target, loader.trie, method.drafter, method.verifier, draft, draft_tokens=loader.draft_tokens
+                )
                 for width in self.num_beams:
                     calls, accepted_levels, recall = self._measure(decoder, batches, width, f"{name}, {title}")
                     difference = calls - baselines.setdefault((title, width), calls)
@@ -121,10 +125,10 @@ class AlignmentBenchmark:
         """Return the target calls of each request, float64, the accepted levels per target call, and the recall."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
         recall = RecallAtK(num_beams).to(self.device)
-        speculation = Speculation(decoder.trie.num_levels).to(self.device)
+        speculation = Speculation(decoder.trie.num_calls).to(self.device)
         calls = []
         for batch in track(batches, f"{title}, K = {num_beams}", transient=True):
-            decoded = decoder(batch.prompts, batch.prompt_mask, num_beams, generator=generator)
+            decoded = decoder(**batch.decoder_inputs, num_beams=num_beams, generator=generator)
             recall.update(decoder.trie.concatenated_items(decoded.leaves, num_beams), batch.truth)
             calls.append(decoded.target_calls.cpu())
             speculation.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)

@@ -19,6 +19,7 @@ def measure_coverage(
     target: PreTrainedModel,
     draft: PreTrainedModel,
     trie: ItemTrie,
+    draft_tokens: Tensor | None,
     batches: Iterable[RequestBatch],
     num_beams: tuple[int, ...],
     draft_beams: tuple[int, ...],
@@ -32,16 +33,20 @@ def measure_coverage(
         target: the model whose beams count.
         draft: the model that would propose.
         trie: the catalog.
+        draft_tokens: the draft's token id of each code; None: the target's.
         batches: requests.
         num_beams: the target's beam widths K.
         draft_beams: the draft's widths N.
     """
+    draft_trie = trie.for_draft(draft_tokens)
     covered: Counter[tuple[int, int, int]] = Counter()
     count = 0
     for batch in batches:
         count += len(batch.users)
         target_scorer = PrefixScorer(target, trie, batch.prompts, batch.prompt_mask)
-        draft_scorer = PrefixScorer(draft, trie, batch.prompts, batch.prompt_mask, "allowed")  # as the decoder has it
+        draft_scorer = PrefixScorer(  # as the decoder has it
+            draft, draft_trie, batch.draft_prompts, batch.draft_prompt_mask, "allowed"
+        )
         drafted = beams_by_depth(draft_scorer, max(draft_beams))[1:]
         for width in num_beams:
             for level, (beams, best) in enumerate(zip(beams_by_depth(target_scorer, width)[1:], drafted, strict=True)):
@@ -50,7 +55,7 @@ def measure_coverage(
                     covered[level, width, size] += int((rank < size).sum())
     return [
         CoverageRow(level, width, size, covered[level, width, size] / count)
-        for level in range(trie.num_levels - 1)
+        for level in range(trie.num_calls - 1)
         for width in num_beams
         for size in draft_beams
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from atspeed.data import RecommendationData
+from atspeed.catalog import Vocabulary
 from atspeed.models import Grown, Int8, ModelSource
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -40,21 +40,21 @@ class GrownFrom:
 
 
 def grown_from(
-    source: ModelSource | None, model: PreTrainedModel | None, data: RecommendationData, run_dir: Path
+    source: ModelSource | None, model: PreTrainedModel | None, vocabulary: Vocabulary, run_dir: Path
 ) -> GrownFrom | None:
     """Return how a model was made, if its source grew it from a smaller one, which is loaded once more for that.
 
     Args:
         source: of the model, if there is one.
         model: the model, if it was built.
-        data: set up already; its catalog gives the vocabulary.
+        vocabulary: of the model.
         run_dir: the run folder.
     """
     if isinstance(source, Int8):
         source = source.base
     if not isinstance(source, Grown) or model is None:
         return None
-    base = source.base.build(data.catalog.vocabulary, run_dir)
+    base = source.base.build(vocabulary, run_dir)
     settings = ", ".join(f"{name}={value!r}" for name, value in vars(source.base).items())
     base_shape, shape = ({name: getattr(made.config, name) for name in SIZES} for made in (base, model))
     return GrownFrom(f"{type(source.base).__name__}({settings})", base.num_parameters(), base_shape, shape)

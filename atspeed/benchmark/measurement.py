@@ -17,16 +17,16 @@ from atspeed.decoding import BoundedTopK, Decoded, StrictTopK
 from atspeed.metrics import Speculation, exact_share, ndcg_at_k, recall_at_k
 
 ItemsOf = dict[SID, list[int]]
-"""Codes of a semantic ID → indices of the items that share it."""
+"""Token ids of a semantic ID, and of what closes it → indices of the items that share it."""
 
 
-def items_by_codes(sids: Tensor) -> ItemsOf:
+def items_by_tokens(sids: Tensor) -> ItemsOf:
     """Return the items of each semantic ID.
 
     Args:
-        sids: token ids of the items' codes, ``[num_items, L]``, int64.
+        sids: token ids of the items' semantic IDs and what closes them, ``[num_items, D]``, int64.
 
-    >>> items_by_codes(torch.tensor([[7, 8], [7, 9], [7, 8]]))
+    >>> items_by_tokens(torch.tensor([[7, 8], [7, 9], [7, 8]]))
     {(7, 8): [0, 2], (7, 9): [1]}
     """
     items: ItemsOf = {}
@@ -58,7 +58,8 @@ class Measurement:
     Args:
         name: of the method.
         method: drafter and verifier; None for ``transformers.generate``.
-        items_of: the catalog's items by the codes of their semantic ID; see :func:`items_by_codes`.
+        items_of: the catalog's items by the tokens of their semantic ID; see :func:`items_by_tokens`.
+        num_calls: target calls of plain beam search; see :class:`ItemTrie`.
         num_beams: the beam width K; recall and NDCG are at K.
         batch_size: requests decoded together.
     """
@@ -66,6 +67,7 @@ class Measurement:
     name: str
     method: Method | None
     items_of: ItemsOf
+    num_calls: int
     num_beams: int
     batch_size: int
     seconds: list[float] = field(default_factory=list)
@@ -76,8 +78,7 @@ class Measurement:
     calls: list[BatchCalls] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.num_levels = len(next(iter(self.items_of)))
-        self.speculation = Speculation(self.num_levels)
+        self.speculation = Speculation(self.num_calls)
 
     def add(self, seconds: float, answers: list[Answer], decoded: Decoded | None, truth: Tensor) -> None:
         """Add a batch.
@@ -121,7 +122,7 @@ class Measurement:
         if self.speculation.update_called:
             values = {name: float(value) for name, value in self.speculation.compute().items()}
             counts = {name: None if math.isnan(value) else value for name, value in values.items()}
-        levels = range(self.num_levels - 1)
+        levels = range(self.num_calls - 1)
         return MethodRow(
             method=self.name,
             drafter=type(drafter).__name__ if drafter else None,

@@ -128,7 +128,7 @@ def border_gaps(scorer: PrefixScorer, num_beams: int, leaves: Tensor) -> Tensor:
     """
     trie = scorer.trie
     ancestors = [leaves]  # at each level, from the last to the first one
-    for _ in range(trie.num_levels - 1):
+    for _ in range(trie.max_depth - 1):
         ancestors.append(trie.parent[ancestors[-1]])
     beams = Beams.at_root(len(leaves), num_beams, leaves.device)
     gaps = torch.full(leaves.shape, torch.inf, device=leaves.device)

@@ -54,7 +54,7 @@ def measure_phases(decoder: SpeculativeDecoder, batches: list[RequestBatch], num
     with _watched(decoder, watch):
         for batch in batches:
             watch.enter("rest")
-            decoder(batch.prompts, batch.prompt_mask, num_beams)
+            decoder(**batch.decoder_inputs, num_beams=num_beams)
             watch.leave()
     return {phase: 1000 * watch.seconds[phase] / len(batches) for phase in PHASES}
 

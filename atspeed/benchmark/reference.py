@@ -1,7 +1,7 @@
 """What a user would pick without atspeed: ``transformers.generate`` with a strict trie."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from atspeed.decoding import END
+from atspeed.prompts import PromptEncoder
 
 
 class HFGenerate:
@@ -20,28 +21,39 @@ class HFGenerate:
         sids: token ids of the items' semantic IDs, ``[num_items, L]``; shorter ones are padded with -1.
         pad_token: token id that pads prompts.
         end_token: token id that ends semantic IDs, if they have different lengths.
+        prefix: token ids of the response before the codes; prompts end with them.
     """
 
-    def __init__(self, model: PreTrainedModel, sids: Tensor, pad_token: int = 0, end_token: int | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        sids: Tensor,
+        pad_token: int = 0,
+        end_token: int | None = None,
+        prefix: Sequence[int] = (),
+    ) -> None:
         self.model = model
         self.pad_token = pad_token
         self.end_token = end_token
-        self.num_levels = sids.shape[1]
+        self.num_prefix = len(prefix)
+        self.num_tokens = len(prefix) + sids.shape[1]
         allowed: dict[tuple[int, ...], set[int]] = defaultdict(set)
         for codes in sids.unique(dim=0).tolist():
-            for level, code in enumerate(codes):
-                if code != END:
-                    allowed[tuple(codes[:level])].add(code)
+            response = *prefix, *codes
+            for position, token in enumerate(response):
+                if token != END:
+                    allowed[response[:position]].add(token)
         self.allowed = {prefix: sorted(codes) for prefix, codes in allowed.items()}
 
     @torch.inference_mode()
     def __call__(self, prompts: Tensor, prompt_mask: Tensor, num_beams: int) -> tuple[Tensor, Tensor]:
-        """Return token ids of the top-K semantic IDs, ``[B, K, L]``, and their log-probabilities, ``[B, K]``.
+        """Return token ids of the top-K semantic IDs, ``[B, K, D]``, and their log-probabilities, ``[B, K]``.
 
-        Token ids after an end token are -1. Where the catalog has fewer than K semantic IDs, ``generate`` adds
-        hypotheses whose scores are -1e9 or lower; they are returned unchanged.
+        Those of the prefix count, too. Token ids after an end token are -1. Where the catalog has fewer than K semantic
+        IDs, ``generate`` adds hypotheses whose scores are -1e9 or lower; they are returned unchanged.
         """
-        length = prompts.shape[1]
+        length = prompts.shape[1] - self.num_prefix
+        prompts, prompt_mask = prompts[:, :length], prompt_mask[:, :length]
         generate: Any = self.model.generate  # typed as a tensor by transformers' mixins
         with default_generation(self.model):
             output = generate(
@@ -53,8 +65,8 @@ class HFGenerate:
                 generation_config=GenerationConfig(
                     num_beams=num_beams,
                     num_return_sequences=num_beams,
-                    max_new_tokens=self.num_levels,
-                    min_new_tokens=self.num_levels if self.end_token is None else None,
+                    max_new_tokens=self.num_tokens,
+                    min_new_tokens=self.num_tokens if self.end_token is None else None,
                     length_penalty=0.0 if num_beams > 1 else None,
                     do_sample=False,
                     pad_token_id=self.pad_token,
@@ -65,7 +77,7 @@ class HFGenerate:
                 ),
             )
         codes = output.sequences[:, length:]
-        codes = torch.nn.functional.pad(codes, (0, self.num_levels - codes.shape[1]), value=self.pad_token)
+        codes = torch.nn.functional.pad(codes, (0, self.num_tokens - codes.shape[1]), value=self.pad_token)
         ended = torch.zeros_like(codes, dtype=torch.bool)
         if self.end_token is not None:
             ended[:, 1:] = (codes == self.end_token).cumsum(1)[:, :-1] > 0
@@ -76,7 +88,15 @@ class HFGenerate:
             log_probs = torch.stack([step.float() for step in output.logits], 1).log_softmax(-1)  # [B, ≤ L, V]
             steps = log_probs.shape[1]
             scores = (log_probs.gather(2, codes[:, :steps, None])[..., 0] * ~ended[:, :steps]).sum(1)
-        return codes.masked_fill(ended, END).unflatten(0, shape), scores.unflatten(0, shape)
+        codes = codes.masked_fill(ended, END)[:, self.num_prefix :]
+        return codes.unflatten(0, shape), scores.unflatten(0, shape)
+
+
+def reference_for(model: PreTrainedModel, encoder: PromptEncoder) -> HFGenerate:
+    """Return what ``transformers.generate`` answers to a target's prompts."""
+    spelling = encoder.spelling
+    end_token = spelling.suffix[-1] if (spelling.sids == END).any() else None
+    return HFGenerate(model, spelling.sids, encoder.vocabulary.pad_token, end_token, spelling.prefix)
 
 
 @contextmanager

@@ -159,11 +159,11 @@ class Tuner:
     def _build(self, data: RecommendationData, requests: list[RequestExample]) -> dict[str, SpeculativeDecoder]:
         """Return a decoder for each candidate whose models are there; the draft is calibrated on ``requests``."""
         loader = ModelLoader(data, self.out, self.device, self.num_threads)
-        target = loader.load_packed(self.target_source)
+        target = loader.load_packed(self.target_source, data.encoder)
         draft, missing = None, "draft is not set"
         if self.draft_source is not None:
             try:
-                draft = loader.load_packed(self.draft_source)
+                draft = loader.load_packed(self.draft_source, data.draft_encoder)
             except FileNotFoundError as error:
                 missing = str(error)
         load_costs(self.out, target, self.target_source, draft, self.draft_source)
@@ -175,7 +175,7 @@ class Tuner:
         if left_out:
             log.info("left out, because they need a draft: %s. %s", "; ".join(left_out), missing)
         return {
-            name: SpeculativeDecoder(target, loader.trie, drafter, draft=draft)
+            name: SpeculativeDecoder(target, loader.trie, drafter, draft=draft, draft_tokens=loader.draft_tokens)
             for name, drafter in self.candidates.items()
             if name not in left_out
         }
@@ -187,7 +187,7 @@ class Tuner:
             data.batches_by_length(requests, data.batch_size, self.device), "calibration", transient=True
         ):
             scorer = PrefixScorer(target, trie, batch.prompts, batch.prompt_mask)
-            yield batch.prompts, batch.prompt_mask, beams_by_depth(scorer, self.num_beams)
+            yield batch.draft_prompts, batch.draft_prompt_mask, beams_by_depth(scorer, self.num_beams)
 
     def _measure(
         self,
@@ -200,7 +200,7 @@ class Tuner:
         batches = data.batches_by_length(requests, data.batch_size, self.device)
         methods = {name: _answers_by(decoder, self.num_beams) for name, decoder in decoders.items()}
         seconds: Seconds = {name: [] for name in decoders}
-        counts = {name: Speculation(data.catalog.num_levels).to(self.device) for name in decoders}
+        counts = {name: Speculation(next(iter(decoders.values())).trie.num_calls).to(self.device) for name in decoders}
         for _, done in time_interleaved(methods, batches, self.num_warmup, self.seed, title):
             for name, (elapsed, decoded) in done.items():
                 seconds[name].append(elapsed)
@@ -226,7 +226,7 @@ class Tuner:
 
 def _answers_by(decoder: SpeculativeDecoder, num_beams: int) -> Callable[[RequestBatch], Decoded]:
     def answer(batch: RequestBatch) -> Decoded:
-        decoded = decoder(batch.prompts, batch.prompt_mask, num_beams)
+        decoded = decoder(**batch.decoder_inputs, num_beams=num_beams)
         decoded.leaves.tolist()  # waits for the device
         return decoded
 

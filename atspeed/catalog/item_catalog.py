@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 ItemIndices = Sequence[int] | np.ndarray
 """Items by their catalog index; an array is of integers, ``[items]``."""

@@ -1,7 +1,7 @@
 """Batches: examples, encoded and padded."""
 
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,15 @@ class SequenceBatch(NamedTuple):
     users: Tensor
 
 
+class DecoderInputs(TypedDict):
+    """What a :class:`SpeculativeDecoder` reads of requests, by the names of its arguments."""
+
+    prompts: Tensor
+    prompt_mask: Tensor
+    draft_prompts: Tensor
+    draft_prompt_mask: Tensor
+
+
 class RequestBatch(NamedTuple):
     """Requests for the next item.
 
@@ -49,6 +58,16 @@ class RequestBatch(NamedTuple):
     draft_prompt_mask: Tensor
     truth: Tensor
     rows: Tensor
+
+    @property
+    def decoder_inputs(self) -> DecoderInputs:
+        """The prompts of both models and their masks."""
+        return DecoderInputs(
+            prompts=self.prompts,
+            prompt_mask=self.prompt_mask,
+            draft_prompts=self.draft_prompts,
+            draft_prompt_mask=self.draft_prompt_mask,
+        )
 
 
 def collate_sequences(examples: Sequence[SequenceExample], encoder: PromptEncoder) -> SequenceBatch:

@@ -113,7 +113,7 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
     width = beams.width
     if trie.has_one_length:  # all candidates of a request end or none does, so nothing is to be merged
         extended = beams._replace(nodes=nodes, scores=scores, depth=beams.depth + 1)
-        if not (ends := extended.depth == trie.num_levels).any():
+        if not (ends := extended.depth == trie.max_depth).any():
             return extended
         root, nothing = torch.full_like(extended.nodes, ROOT), torch.full_like(extended.scores, -torch.inf)
         ended = extended._replace(nodes=root, scores=nothing, leaves=extended.nodes, leaf_scores=extended.scores)
@@ -136,9 +136,9 @@ def next_beams(scorer: PrefixScorer, beams: Beams) -> Beams:
 
 
 def beams_by_depth(scorer: PrefixScorer, num_beams: int) -> list[Beams]:
-    """Return the beams of plain beam search at the depths 0, 1, … L - 1."""
+    """Return the beams of plain beam search that are scored by a call each: at the depths 0, 1, … ``num_calls - 1``."""
     beams = [Beams.at_root(len(scorer.prompts), num_beams, scorer.prompts.device)]
-    for _ in range(scorer.trie.num_levels - 1):
+    for _ in range(scorer.trie.num_calls - 1):
         scorer.score(beams[-1].nodes)
         beams.append(next_beams(scorer, beams[-1]))
     return beams

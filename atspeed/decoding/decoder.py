@@ -23,15 +23,18 @@ class SpeculativeDecoder:
         trie: the catalog.
         drafter: who proposes; ``NoDrafter`` is plain beam search.
         verifier: what is accepted; strict if not given.
-        draft: the model of a drafter that needs one; it must share the target's vocabulary.
+        draft: the model of a drafter that needs one.
         normalize: of the target's scores; see :class:`PrefixScorer`. The draft's are over legal codes in any case.
         max_prompt_tokens: tokens of the longest prompt to come; the models are probed at this length before anything
             else happens (:mod:`atspeed.decoding.probe`). Without it they are probed at the first prompt, and again
             before a longer one is answered.
+        draft_tokens: the draft's token id of each code of the trie, ``[codes]``, int64; not given, the draft has the
+            target's vocabulary.
+        max_draft_prompt_tokens: the same for the draft, if it has prompts of its own.
 
     Raises:
-        ValueError: if the drafter needs a draft and there is none, the vocabularies differ, or a model cannot take a
-            tree attention mask.
+        ValueError: if the drafter needs a draft and there is none, a code is no token of a model, or a model cannot
+            take a tree attention mask.
     """
 
     def __init__(
@@ -43,27 +46,26 @@ class SpeculativeDecoder:
         draft: PreTrainedModel | None = None,
         normalize: Normalize = "vocabulary",
         max_prompt_tokens: int | None = None,
+        draft_tokens: Tensor | None = None,
+        max_draft_prompt_tokens: int | None = None,
     ) -> None:
         if drafter.needs_draft and draft is None:
             raise ValueError(f"{type(drafter).__name__} needs a draft model; give one, or choose TrieDrafter")
-        if draft is not None:
-            ours, theirs = (model.config.get_text_config().vocab_size for model in (draft, target))
-            if ours != theirs:
-                raise ValueError(f"the draft scores {ours} tokens, the target {theirs}: they must share a vocabulary")
         self.target = target
         self.drafter = drafter
         self.verifier = verifier or StrictTopK()
         self.draft = draft if drafter.needs_draft else None
         self.normalize = normalize
+        self.draft_tokens = draft_tokens
         self.use_catalog(trie)
         if max_prompt_tokens is not None:
-            self._probe(max_prompt_tokens)
+            self._probe(max_prompt_tokens, max_draft_prompt_tokens or max_prompt_tokens)
         drafter.prepare(target, self.draft, self.verifier.tolerance)
 
-    def _probe(self, prompt_tokens: int) -> None:
-        for model in (self.target, self.draft):
-            if model is not None:
-                ensure_tree_attention(model, prompt_tokens, self.trie.num_levels)
+    def _probe(self, prompt_tokens: int, draft_prompt_tokens: int) -> None:
+        ensure_tree_attention(self.target, prompt_tokens, self.trie.max_depth)
+        if self.draft is not None:
+            ensure_tree_attention(self.draft, draft_prompt_tokens, self.draft_trie.max_depth)
 
     def use_catalog(self, trie: ItemTrie) -> None:
         """Answer later requests from another catalog, with the same models; requests under way keep theirs.
@@ -71,14 +73,12 @@ class SpeculativeDecoder:
         Raises:
             ValueError: if a code is no token of the models, or the verifier cannot serve the catalog.
         """
-        num_tokens = self.target.config.get_text_config().vocab_size
-        if not 0 <= int(trie.token.min()) <= int(trie.token.max()) < num_tokens:
-            raise ValueError(
-                f"the catalog's codes go from {int(trie.token.min())} to {int(trie.token.max())}; the models know "
-                f"tokens from 0 to {num_tokens - 1}"
-            )
         self.verifier.check(trie)
+        _check_tokens("target", self.target, trie.token)
+        if self.draft is not None:
+            _check_tokens("draft", self.draft, trie.for_draft(self.draft_tokens).token)
         self.trie = trie.to(self.target.device)
+        self.draft_trie = self.trie.for_draft(self.draft_tokens)
 
     @torch.inference_mode()
     def __call__(
@@ -88,6 +88,8 @@ class SpeculativeDecoder:
         num_beams: int,
         item_filter: ItemFilter | None = None,
         generator: torch.Generator | None = None,
+        draft_prompts: Tensor | None = None,
+        draft_prompt_mask: Tensor | None = None,
     ) -> Decoded:
         """Answer a batch of requests.
 
@@ -97,15 +99,30 @@ class SpeculativeDecoder:
             num_beams: beam width ``K``; with more than the catalog has, all semantic IDs are returned.
             item_filter: which items may be recommended; a request without any gets an empty answer.
             generator: of the random numbers of a sampling verifier, on the target's device; torch's own if not given.
+            draft_prompts: the same requests as the draft reads them, ``[B, P']``; not given, it reads what the target
+                does.
+            draft_prompt_mask: True where a token of these is no padding.
 
         Raises:
             ValueError: if ``num_beams`` is less than 1, a model cannot take a tree attention mask after prompts of
                 this length, or the filter does not fit the catalog or the batch.
         """
-        self._probe(prompts.shape[1])
+        if draft_prompts is None or draft_prompt_mask is None:
+            draft_prompts, draft_prompt_mask = prompts, prompt_mask
+        self._probe(prompts.shape[1], draft_prompts.shape[1])
         allowed = item_filter.node_mask(self.trie, len(prompts)) if item_filter else None
-        request = self.trie, prompts, prompt_mask
-        target = PrefixScorer(self.target, *request, self.normalize, allowed)
+        target = PrefixScorer(self.target, self.trie, prompts, prompt_mask, self.normalize, allowed)
         # Alignment compares the models over legal codes only: what a draft gives to other tokens means nothing.
-        draft = PrefixScorer(self.draft, *request, "allowed", allowed) if self.draft else None
+        draft = None
+        if self.draft is not None:
+            draft = PrefixScorer(self.draft, self.draft_trie, draft_prompts, draft_prompt_mask, "allowed", allowed)
         return search(target, draft, self.drafter, self.verifier, num_beams, generator)
+
+
+def _check_tokens(name: str, model: PreTrainedModel, tokens: Tensor) -> None:
+    num_tokens = model.config.get_text_config().vocab_size
+    if not 0 <= int(tokens.min()) <= int(tokens.max()) < num_tokens:
+        raise ValueError(
+            f"the catalog's codes have token ids from {int(tokens.min())} to {int(tokens.max())}; the {name} knows "
+            f"tokens from 0 to {num_tokens - 1}"
+        )

@@ -33,7 +33,7 @@ class ScoredPrefixes:
     """
 
     def __init__(self, trie: ItemTrie, batch_size: int) -> None:
-        device = trie.token.device
+        device = trie.parent.device
         self.trie = trie
         self.nodes = torch.empty(batch_size, 0, dtype=torch.long, device=device)
         self._first_child = self.nodes  # [B, S], int64

@@ -61,6 +61,8 @@ class PrefixScorer(ScoredPrefixes):
         nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``; the first slot is the root's, whose
             children follow the prompt's last token.
         calls: forward passes made for each request, ``[B]``, int64.
+        prefix_scores: log-probability of the last ``trie.num_prefix`` tokens of each prompt, ``[B]``, float32; 0 until
+            the prompt has gone through the model.
         shapes: the size of each forward pass of the batch.
         only_beams: whether nothing but the root and the beams of a search have been scored, so that none of the next
             beams has.
@@ -88,6 +90,7 @@ class PrefixScorer(ScoredPrefixes):
         # Layers are made at first use, each as long as what it is given, also where the model has a sliding window.
         self.cache = DynamicCache()
         self.calls = torch.zeros_like(prompts[:, 0])
+        self.prefix_scores = torch.zeros_like(prompts[:, 0], dtype=torch.float32)
         self.shapes: list[CallShape] = []
         self.only_beams = True
         self._prompt_length = prompt_mask.sum(1, keepdim=True)
@@ -120,7 +123,9 @@ class PrefixScorer(ScoredPrefixes):
         Args:
             nodes: ``[B, K]``, int64; at first the root, ``[B, 1]``.
         """
-        if not self._has_prompt and self.only_beams:
+        if self.trie.rider is not None:
+            self._score(nodes)
+        elif not self._has_prompt and self.only_beams:
             self._make(self._prompt_call(nodes))
         elif self.only_beams and not (nodes == ROOT).any():
             self._make(self._beams_call(nodes))
@@ -128,7 +133,7 @@ class PrefixScorer(ScoredPrefixes):
             self._score(nodes)
 
     def _score(self, nodes: Tensor, always: bool = False) -> None:
-        nodes = self._unscored(nodes)
+        nodes = self._unscored(self._with_riders(nodes))
         if self._has_prompt and nodes.shape[1] == 0:
             if not always:
                 return
@@ -153,8 +158,22 @@ class PrefixScorer(ScoredPrefixes):
         if self.allowed is not None:
             legal = legal & self.allowed.gather(1, spans.values)
         wanted = WantedChildren(spans.source, self.trie.token.take(spans.values), legal)
-        num_parents = call.nodes.shape[1]
-        return child_log_probs(self.model, self.cache, *call[:3], wanted, num_parents, self.normalize, self._dtype)
+        num_parents, num_prefix = call.nodes.shape[1], 0 if self._has_prompt else self.trie.num_prefix
+        if num_prefix:
+            num_parents, wanted = num_parents + num_prefix, self._with_prefix(wanted, num_prefix)
+        inputs = self.model, self.cache, *call[:3]
+        log_probs = child_log_probs(*inputs, wanted, num_parents, self.normalize, self._dtype)
+        if num_prefix:
+            self.prefix_scores = log_probs[:, :num_prefix].sum(1)
+        return log_probs[:, num_prefix:]
+
+    def _with_prefix(self, wanted: WantedChildren, num_prefix: int) -> WantedChildren:
+        """Put the last tokens of the prompts, each after the position before it, in front of what is wanted."""
+        tokens = self.prompts[:, -num_prefix:]
+        parent = torch.arange(num_prefix, device=tokens.device).expand(len(tokens), -1)
+        prefix = WantedChildren(parent, tokens, torch.ones_like(tokens, dtype=torch.bool))
+        after = wanted._replace(parent=wanted.parent + num_prefix)
+        return WantedChildren(*(torch.cat(parts, dim=1) for parts in zip(prefix, after, strict=True)))
 
     def keep(self, rows: Tensor) -> None:
         """Drop all requests but those at ``rows`` (int64)."""
@@ -163,8 +182,18 @@ class PrefixScorer(ScoredPrefixes):
         super().keep(rows)
         self.prompts, self.prompt_mask = self.prompts[rows], self.prompt_mask[rows]
         self.calls, self._prompt_length = self.calls[rows], self._prompt_length[rows]
+        self.prefix_scores = self.prefix_scores[rows]
         if self.allowed is not None:
             self.allowed = self.allowed[rows]
+
+    def _with_riders(self, nodes: Tensor) -> Tensor:
+        """Add what rides with nodes, and with the root: ``[B, T] → [B, T' ≥ T]``, root-padded."""
+        if self.trie.rider is None:
+            return nodes
+        riders = [torch.nn.functional.pad(nodes, (1, 0), value=ROOT)]
+        for _ in range(self.trie.longest_ride):
+            riders.append(self.trie.rider.take(riders[-1]))
+        return torch.cat(riders, dim=1)
 
     def _unscored(self, nodes: Tensor) -> Tensor:
         """Return what is left to score, each node once, root-padded at the end; ``[B, T]`` → ``[B, T' ≤ T]``."""

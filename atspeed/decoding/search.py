@@ -114,9 +114,9 @@ def search(
     batch_size, device = len(target.prompts), target.prompts.device
     select = verifier.selection(generator)
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
-    accepted = drafted = rows.new_zeros(batch_size, trie.num_levels - 1)
+    accepted = drafted = rows.new_zeros(batch_size, trie.num_calls - 1)
     beams, result = Beams.at_root(batch_size, num_beams, device), None
-    for _ in range(trie.num_levels):  # each round advances every request by one level or more
+    for _ in range(trie.num_calls):  # each round advances every request by one level or more
         proposal = drafter.propose(beams, target, draft, select)
         if proposal.nodes.shape[1]:
             target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
@@ -132,12 +132,12 @@ def search(
             continue
         answers = Decoded(
             leaves=beams.leaves,
-            scores=beams.leaf_scores,
+            scores=beams.leaf_scores + target.prefix_scores[:, None],
             target_calls=target.calls,
             draft_calls=torch.zeros_like(target.calls) if draft is None else draft.calls,
             accepted=accepted,
             drafted=drafted,
-            loss_bound=beams.loss_bound,
+            loss_bound=beams.loss_bound + target.prefix_scores,
             target_shapes=target.shapes,
             draft_shapes=[] if draft is None else draft.shapes,
         )
@@ -163,7 +163,7 @@ def _count_levels(trie: ItemTrie, before: Tensor, after: Tensor, proposed: Tenso
         after: depth of the beams after it, ``[B]``.
         proposed: the proposed nodes, ``[B, T]``.
     """
-    lengths = torch.arange(1, trie.num_levels, device=before.device)  # codes of the prefixes of each level, [L - 1]
+    lengths = torch.arange(1, trie.num_calls, device=before.device)  # codes of the prefixes of each level, [L - 1]
     below = lengths > before[:, None]
     accepted = drafted = below & (lengths < after[:, None])
     if proposed.shape[1]:

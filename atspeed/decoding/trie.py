@@ -1,5 +1,6 @@
 """The catalog's prefix tree as flat arrays."""
 
+import copy
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ class ItemTrie:
     r"""Prefixes of semantic IDs, numbered breadth-first, so that a prefix is an integer and children are contiguous.
 
     Node 0 is the root (the empty prefix); a node's *depth* is the number of codes in its prefix; a node without
-    children is a *leaf*, a complete semantic ID. ``M`` is the number of nodes. Each takes 56 bytes, each item 16 more.
+    children is a *leaf*, a complete semantic ID. ``M`` is the number of nodes. Each takes 64 bytes, each item 16 more.
     The items 0 to 3 with the semantic IDs 3 5, 3 6, 4 5 and 3 6::
 
                  0                    node           0  1  2  3  4  5
@@ -50,15 +51,39 @@ class ItemTrie:
                                       subtree_size   3  1  1  0  0  0
                                       depth_start    0  1  3  6
 
+    A node stands for codes; which token a model writes a code with is a column of its own, so that models of other
+    vocabularies search the same trie (:meth:`for_draft`). What a model writes after the codes, such as a line break and
+    an end token, are the *closing* nodes below the last code: its score counts, but nobody has to choose. Nodes that
+    nobody has to choose *ride*: the call that scores the node above scores them, too. Here with two closing tokens 8
+    and 9, where node 7 rides with 3, 8 with 4, and 9 with 5::
+
+           3   4   5    node             3  4  5  6  7  8  9 10 11
+           │   │   │    token            5  6  5  8  8  8  9  9  9
+           6   7   8    rider            6  7  8  0  0  0  0  0  0
+           │   │   │
+           9  10  11
+
     Args:
-        sids: token ids of each item's semantic ID, ``[num_items, L]``, int64. Several items may share one. A shorter
-            one is padded with -1 at its end; then none may be the beginning of another, which an end token ensures.
+        sids: codes of each item's semantic ID, and of what closes it, ``[num_items, D]``, integers. Several items may
+            share one. A shorter one is padded with -1 at its end; then none may be the beginning of another, which an
+            end token ensures.
+        tokens: token id of each code, ``[codes]``, int64; codes are token ids if not given.
+        num_closing: how many of the ``D`` are closing tokens.
+        only_children_ride: whether every node that has no sibling rides with its parent: right where codes are written
+            with several tokens, most of which leave no choice.
+        num_prefix: how many tokens at the end of a prompt belong to the response: their log-probabilities count.
 
     Attributes:
-        num_levels: ``L``, the length of the longest semantic ID.
+        num_levels: ``L``, the number of codes of the longest semantic ID, ``D - num_closing``.
+        max_depth: ``D``.
+        num_calls: most target calls of plain beam search: L, and one more where something closes a semantic ID.
         num_leaves: number of distinct semantic IDs.
-        has_one_length: whether all of them have L codes.
-        token: last token of each prefix, ``[M]``; 0 for the root.
+        has_one_length: whether all of them have D codes.
+        code: last code of each prefix, ``[M]``; 0 for the root.
+        token: its token id, ``[M]``.
+        rider: the node that rides with a node, ``[M]``, the root where there is none; None: no node rides.
+        num_riders: how many do, one below the other, ``[M]``; None: no node rides.
+        longest_ride: the largest of these.
         parent: ``[M]``; the root is its own parent.
         num_children: ``[M]``.
         first_child: ``[M]``; the children of ``n`` are ``first_child[n] … first_child[n] + num_children[n] - 1``.
@@ -79,9 +104,20 @@ class ItemTrie:
     [[1, 3, 2], [0, -1, -1]]
     """
 
-    def __init__(self, sids: Tensor) -> None:
+    def __init__(
+        self,
+        sids: Tensor,
+        tokens: Tensor | None = None,
+        num_closing: int = 0,
+        only_children_ride: bool = False,
+        num_prefix: int = 0,
+    ) -> None:
         _check_sids(sids)
-        self.num_levels = sids.shape[1]
+        sids = sids.long()
+        self.max_depth = sids.shape[1]
+        self.num_levels = self.max_depth - num_closing
+        self.num_calls = self.num_levels + (num_closing > 0)
+        self.num_prefix = num_prefix
         self.items = _sorted_rows(sids)
         self._number_prefixes(sids[self.items])
         self.num_children = torch.bincount(self.parent[1:], minlength=self.num_nodes)
@@ -90,6 +126,8 @@ class ItemTrie:
         self.has_one_length = self.num_leaves == self.depth_start[-1] - self.depth_start[-2]
         self._check_that_all_end_in_leaves(sids)
         self.subtree_size = self._count_inner_nodes()
+        self.token = self.code if tokens is None else tokens[self.code]
+        self._note_riders(only_children_ride)
 
     def _number_prefixes(self, rows: Tensor) -> None:
         """Number the prefixes of sorted rows, one depth after the other, and note what each stands for.
@@ -100,22 +138,22 @@ class ItemTrie:
         starts_prefix = torch.ones_like(rows, dtype=torch.bool)  # [num_items, L]: does this row start another prefix?
         starts_prefix[1:] = (rows[1:] != rows[:-1]).cumsum(1) > 0
         root = torch.zeros(1, dtype=torch.long)
-        tokens, parents, first_items, num_items = [root], [root], [root], [root + len(rows)]
+        codes, parents, first_items, num_items = [root], [root], [root], [root + len(rows)]
         node = torch.zeros(len(rows), dtype=torch.long)  # of each row, at the depth so far
         self.depth_start = [0, 1]
-        for level in range(self.num_levels):
+        for level in range(self.max_depth):
             code, starts = rows[:, level], starts_prefix[:, level]
             exists = code != END
             first = starts.nonzero()[:, 0]  # first row of each prefix; also of one that has ended
             count = first.diff(append=torch.tensor([len(rows)]))[exists[first]]
             first = first[exists[first]]
-            tokens.append(code[first])
+            codes.append(code[first])
             parents.append(node[first])
             first_items.append(first)
             num_items.append(count)
             node = torch.where(exists, self.depth_start[-1] + (starts & exists).cumsum(0) - 1, node)
             self.depth_start.append(self.depth_start[-1] + len(first))
-        self.token, self.parent = torch.cat(tokens), torch.cat(parents)
+        self.code, self.parent = torch.cat(codes), torch.cat(parents)
         self.first_item, self.num_items = torch.cat(first_items), torch.cat(num_items)
         self._depth_bounds = torch.tensor(self.depth_start[1:])
         self._leaf_of_item = torch.empty_like(self.items)
@@ -137,6 +175,51 @@ class ItemTrie:
             size.index_add_(0, self.parent[begin:end], size[begin:end].clone())
         return size
 
+    def _note_riders(self, only_children: bool) -> None:
+        """Note which nodes ride with their parents: inner nodes that nobody has to choose."""
+        self.rider: Tensor | None = None
+        self.num_riders: Tensor | None = None
+        self.longest_ride = 0
+        rides = self.num_children > 0
+        if only_children:
+            rides &= self.num_children[self.parent] == 1
+        else:
+            rides[: self.depth_start[self.num_levels + 1]] = False  # all but inner closing nodes
+        rides[ROOT] = False
+        nodes = rides.nonzero()[:, 0]
+        if not len(nodes):
+            return
+        self.rider = torch.zeros_like(self.parent)
+        self.rider[self.parent[nodes]] = nodes
+        self.num_riders = torch.zeros_like(self.parent)
+        for begin, end in reversed(list(pairwise([0, *self.depth_start[1:]]))):
+            rider = self.rider[begin:end]
+            self.num_riders[begin:end] = torch.where(rider == ROOT, 0, 1 + self.num_riders[rider])
+        self.longest_ride = int(self.num_riders.max())
+
+    def for_draft(self, tokens: Tensor | None = None) -> "ItemTrie":
+        """Return the same trie for a draft: with its tokens, and without what the target writes around the codes.
+
+        Nodes have the same numbers; the last codes are the leaves, since a draft need not say how the target closes a
+        semantic ID. The other arrays are shared.
+
+        Args:
+            tokens: token id of each code in the draft's vocabulary, ``[codes]``, int64; the target's if not given.
+        """
+        trie = copy.copy(self)
+        trie.num_prefix = 0
+        if tokens is not None:
+            end = self.depth_start[self.num_levels + 1]
+            trie.token = torch.zeros_like(self.token)
+            trie.token[:end] = tokens.to(self.code.device)[self.code[:end]]
+        if self.max_depth > self.num_levels:
+            begin, end = self.depth_start[self.num_levels : self.num_levels + 2]
+            trie.num_children = self.num_children.clone()
+            trie.num_children[begin:end] = 0
+            trie.rider = trie.num_riders = None
+            trie.longest_ride = 0
+        return trie
+
     @property
     def num_nodes(self) -> int:
         """Number of nodes, ``M``."""
@@ -157,22 +240,31 @@ class ItemTrie:
         """Return which nodes are complete semantic IDs, the same shape, bool."""
         return self.num_children.take(nodes) == 0
 
+    def leads_on(self, nodes: Tensor) -> Tensor:
+        """Return which nodes have an inner node below them that does not ride with them, the same shape, bool."""
+        size = self.subtree_size.take(nodes)
+        return size > 1 if self.num_riders is None else size > 1 + self.num_riders.take(nodes)
+
     def path(self, nodes: Tensor, depth: int | None = None) -> Tensor:
-        """Return each node and its ancestors below the root, nearest first, root-padded: ``[…] → […, L]``.
+        """Return each node and its ancestors below the root, nearest first, root-padded: ``[…] → […, D]``.
 
         Args:
             nodes: of any shape, int64.
-            depth: that of the deepest node, if known to be less than L; the result is ``[…, depth]``.
+            depth: that of the deepest node, if known to be less than D; the result is ``[…, depth]``.
         """
         path = [nodes]
-        for _ in range((depth or self.num_levels) - 1):
+        for _ in range((depth or self.max_depth) - 1):
             path.append(self.parent.take(path[-1]))
         return torch.stack(path, dim=-1)
 
-    def codes(self, nodes: Tensor) -> Tensor:
-        """Return the codes of prefixes, first to last, padded with -1 at the end: ``[…] → […, L]``."""
+    def code_path(self, leaves: Tensor) -> Tensor:
+        """Return the nodes of the codes of semantic IDs, last to first, root-padded: ``[…] → […, L]``."""
+        return self.path(leaves)[..., self.max_depth - self.num_levels :]
+
+    def tokens(self, nodes: Tensor) -> Tensor:
+        """Return the token ids of prefixes, first to last, padded with -1 at the end: ``[…] → […, D]``."""
         last = self.depth(nodes)[..., None] - 1
-        steps_up = last - torch.arange(self.num_levels, device=nodes.device)  # from the node to its code of each level
+        steps_up = last - torch.arange(self.max_depth, device=nodes.device)  # from the node to its token of each depth
         return torch.where(steps_up < 0, END, self.token[self.path(nodes).gather(-1, steps_up.clamp(min=0))])
 
     def children(self, nodes: Tensor, valid: Tensor | None = None, limit: int | None = None) -> Spans:

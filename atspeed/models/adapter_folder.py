@@ -90,8 +90,8 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     inner = (model.get_input_embeddings(), model.get_output_embeddings())
     if model.config.get_text_config().tie_word_embeddings and any(isinstance(part, BaseTunerLayer) for part in inner):
         raise ValueError(
-            f"{folder} has a {kind} adapter on embeddings that the model ties: merged, it would change input and output "
-            "alike. Train it without embed_tokens and lm_head among target_modules (modules_to_save trains them)"
+            f"{folder} has a {kind} adapter on embeddings that the model ties: merged, it would change input and "
+            "output alike. Train it without embed_tokens and lm_head among target_modules; modules_to_save trains them"
         )
     merged: PreTrainedModel = adapted.merge_and_unload()
     return merged

@@ -78,8 +78,8 @@ class Checkpoint(ModelSource):
         folder = base_folder(self.path, adapter, self.adapter_base) if adapter else self.path
         if adapter:
             weight_files(self.path, adapter=True, allow_pickle=self.allow_pickle)
-        if not self.new_vocabulary:
-            vocabulary.check(self.path if (self.path / "tokenizer_config.json").is_file() else folder)
+        tokenizer_folder = self.path if (self.path / "tokenizer_config.json").is_file() else folder
+        missing = 0 if self.new_vocabulary else vocabulary.check(tokenizer_folder)
         model = load_model(folder, self.dtype, self.trust_code, self.allow_pickle)
         if adapter:
             model = merge_adapter(model, self.path)
@@ -87,21 +87,23 @@ class Checkpoint(ModelSource):
             torch.manual_seed(self.seed)
             if self.new_vocabulary:
                 replace_embeddings(model, vocabulary)
-            self._add_tokens(model, len(vocabulary))
+            self._add_tokens(model, len(vocabulary), missing)
         return model.eval()
 
-    def _add_tokens(self, model: PreTrainedModel, needed: int) -> None:
+    def _add_tokens(self, model: PreTrainedModel, needed: int, missing: int) -> None:
         scored = model.config.get_text_config().vocab_size
-        if scored >= needed:
+        missing = max(missing, needed - scored)
+        if missing == 0:
             return
         if self.new_tokens is None:
             raise ValueError(
-                f"{self.path} scores {scored} tokens, the vocabulary has {needed}: {needed - scored} are missing. Choose "
-                "a model that was fine-tuned with this vocabulary, or set new_tokens to mean or random to add "
-                "embeddings for them, and fine-tune the model"
+                f"{self.path} lacks {missing} of the {needed} tokens of the vocabulary (it scores {scored}). Choose a "
+                "model that was fine-tuned with all of them and has its tokenizer, or set new_tokens (mean or random) "
+                "to add embeddings for them, and fine-tune it"
             )
-        log.info("%s gets embeddings (%s) for %d new tokens", self.path, self.new_tokens, needed - scored)
-        model.resize_token_embeddings(needed, mean_resizing=self.new_tokens == "mean")
+        log.info("%s gets embeddings (%s) for %d new tokens", self.path, self.new_tokens, missing)
+        model.resize_token_embeddings(needed - missing, mean_resizing=False)  # without what only pads the matrix
+        model.resize_token_embeddings(max(needed, scored), mean_resizing=self.new_tokens == "mean")
 
     def origin(self, run_dir: Path) -> "Checkpoint":
         """Return this source; see :meth:`ModelSource.origin`."""

@@ -18,6 +18,8 @@ from atspeed.models import ModelSource
 from atspeed.modules.model_building import build_frozen_model, build_model, without_dropout
 from atspeed.modules.optimization import cosine_adamw
 from atspeed.modules.stage import StageModule
+from atspeed.prompts import PromptEncoder
+from atspeed.recommender import draft_tokens, response_trie
 
 
 class Alignment(StageModule):
@@ -89,21 +91,33 @@ class Alignment(StageModule):
         """Build the models (not in the constructor, so that a strategy can shard them), or open the target cache."""
         if hasattr(self, "model"):
             return
-        self.trie = ItemTrie(self.data.catalog.tokens)
+        self.trie = response_trie(self.data.catalog, self.data.encoder)
+        self.draft_tokens = draft_tokens(self.data.encoder, self.data.draft_encoder)
         if self.target_cache is None:
-            self.target = build_frozen_model(self.target_source, self.target_dtype, self.data, self.trainer)
+            self.target = build_frozen_model(self.target_source, self.target_dtype, self.data.encoder, self.trainer)
         else:
             settings = target_settings(
                 self.target_source, self.run_dir, self.num_beams, str(self.trainer.precision), self.target_dtype
             )
             self.cache = TargetCache(self.run_dir / self.target_cache, self.data, settings)
             self.cache.require_complete()
-        self.model = without_dropout(build_model(self.draft_source, self.data, self.trainer).train())
+        self.model = without_dropout(build_model(self.draft_source, self.encoder, self.trainer).train())
 
     def on_fit_start(self) -> None:
         """Refuse models that do not take a tree mask, in all processes; see :func:`check_tree_attention`."""
-        for model in [self.model] if self.target_cache is not None else [self.model, self.target]:
-            check_tree_attention(model, self.data.max_prompt_tokens, self.trie.num_levels)
+        check_tree_attention(self.model, self.encoder.max_prompt_tokens, self.trie.num_levels)
+        if self.target_cache is None:
+            check_tree_attention(self.target, self.data.encoder.max_prompt_tokens, self.trie.max_depth)
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Encodes prompts for the draft."""
+        return self.data.draft_encoder
+
+    @property
+    def draft_trie(self) -> ItemTrie:
+        """The trie as the draft searches it."""
+        return self.trie.for_draft(self.draft_tokens)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule, on the draft."""
@@ -137,7 +151,7 @@ class Alignment(StageModule):
         draft = self._score_draft(batch, levels, truth)
         nothing = torch.zeros_like(truth, dtype=torch.float32)
         align_losses = sum((self.loss(prefixes) for prefixes in compare(draft, target, levels)), start=nothing)  # [B]
-        rec_losses = -draft.log_probs(trie.path(truth))  # [B, L]
+        rec_losses = -draft.log_probs(trie.code_path(truth))  # [B, L]
         return rec_losses.mean(), align_losses.mean()
 
     def _draft_beams(self, batch: RequestBatch) -> Tensor:
@@ -145,7 +159,7 @@ class Alignment(StageModule):
         if not self.sources.draft:
             return batch.users.new_empty(len(batch.users), 0)
         self.model.eval()
-        beams = search_beams(PrefixScorer(self.model, self.trie, batch.prompts, batch.prompt_mask), self.num_beams)
+        beams = search_beams(self._draft_scorer(batch), self.num_beams)
         self.model.train(self.training)
         return beams
 
@@ -163,9 +177,12 @@ class Alignment(StageModule):
 
     def _score_draft(self, batch: RequestBatch, levels: list[LevelPrefixes], truth: Tensor) -> PrefixScorer:
         """Return the draft's scores at all prefixes and at those of the true item, of one forward pass."""
-        draft = PrefixScorer(self.model, self.trie, batch.prompts, batch.prompt_mask)
-        draft.score(torch.cat([*(level.nodes for level in levels), self.trie.path(truth)], dim=1))
+        draft = self._draft_scorer(batch)
+        draft.score(torch.cat([*(level.nodes for level in levels), self.trie.code_path(truth)], dim=1))
         return draft
+
+    def _draft_scorer(self, batch: RequestBatch) -> PrefixScorer:
+        return PrefixScorer(self.model, self.draft_trie, batch.draft_prompts, batch.draft_prompt_mask)
 
     def _weigh(self, split: Split, batch: RequestBatch, rec_loss: Tensor, align_loss: Tensor) -> Tensor:
         """Return ``(1 − α)·L_rec + α·L_align``; log it and its terms."""

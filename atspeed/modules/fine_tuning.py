@@ -54,7 +54,7 @@ class FineTuning(StageModule):
     def configure_model(self) -> None:
         """Build the model (here and not earlier, so that a strategy may shard it)."""
         if not hasattr(self, "model"):
-            self.model = build_model(self.network, self.data, self.trainer).train()
+            self.model = build_model(self.network, self.encoder, self.trainer).train()
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule."""

@@ -9,7 +9,7 @@ from torchmetrics import Metric, MetricCollection
 
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
-from atspeed.decoding import ROOT, BoundedTopK, Decoded, Drafter, ItemFilter, ItemTrie, SpeculativeDecoder, Verifier
+from atspeed.decoding import ROOT, BoundedTopK, Decoded, Drafter, ItemFilter, SpeculativeDecoder, Verifier
 from atspeed.decoding.constructor_arguments import constructor_arguments
 from atspeed.decoding.forward import Normalize
 from atspeed.metrics import CatalogCoverage, ExactShare, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
@@ -17,7 +17,14 @@ from atspeed.models import ModelSource, pack_linears
 from atspeed.modules.model_building import build_model
 from atspeed.modules.stage import StageModule
 from atspeed.modules.zero import require_unsharded_models
-from atspeed.recommender import TransitionCounts, answers, recommend_popular, unseen_items
+from atspeed.recommender import (
+    TransitionCounts,
+    answers,
+    draft_tokens,
+    recommend_popular,
+    response_trie,
+    unseen_items,
+)
 from atspeed.recommender.calibration_file import load_calibration
 from atspeed.recommender.cost_file import load_costs
 
@@ -111,12 +118,13 @@ class Inference(StageModule):
         """Build the models and the trie (here and not earlier: the data module knows the catalog)."""
         if not hasattr(self, "target"):
             require_unsharded_models(self.trainer, "decoding")
-            self.target = build_model(self.target_source, self.data, self.trainer)
+            self.target = build_model(self.target_source, self.data.encoder, self.trainer)
             draft = self.draft_source if self.drafter.needs_draft else None
-            self.draft = build_model(draft, self.data, self.trainer) if draft else None
-            self.trie = ItemTrie(self.data.catalog.tokens)
+            self.draft = build_model(draft, self.data.draft_encoder, self.trainer) if draft else None
+            self.trie = response_trie(self.data.catalog, self.data.encoder)
+            self.draft_tokens = draft_tokens(self.data.encoder, self.data.draft_encoder) if draft else None
             self.catalog_coverage = CatalogCoverage(self.data.catalog.num_items, self.num_beams)
-            self.speculation = Speculation(self.data.catalog.num_levels)
+            self.speculation = Speculation(self.trie.num_calls)
 
     def _start(self) -> None:
         pack_linears(self.target)  # not earlier: packed weights cannot be moved to a device or into shards
@@ -146,7 +154,9 @@ class Inference(StageModule):
             self.verifier,
             self.draft,
             self.normalize,
-            max_prompt_tokens=self.data.max_prompt_tokens,
+            max_prompt_tokens=self.data.encoder.max_prompt_tokens,
+            draft_tokens=self.draft_tokens,
+            max_draft_prompt_tokens=self.data.draft_encoder.max_prompt_tokens,
         )
 
     def item_filter(self, batch: RequestBatch) -> ItemFilter | None:
@@ -162,7 +172,9 @@ class Inference(StageModule):
 
     def recommend(self, batch: RequestBatch, item_filter: ItemFilter | None) -> Decoded:
         """Decode a batch."""
-        return self.main_decoder(batch.prompts, batch.prompt_mask, self.num_beams, item_filter, self._generator)
+        return self.main_decoder(
+            **batch.decoder_inputs, num_beams=self.num_beams, item_filter=item_filter, generator=self._generator
+        )
 
     def on_test_start(self) -> None:
         """Make the decoder and the baselines."""

@@ -9,54 +9,52 @@ import lightning.pytorch as pl
 from torch import nn
 from transformers import PreTrainedModel
 
-from atspeed.data import RecommendationData
 from atspeed.models import ModelSource, cast, loading_into_shards
 from atspeed.modules.zero import zero_stage
+from atspeed.prompts import PromptEncoder
 
 log = logging.getLogger(__name__)
 
 
-def build_model(source: ModelSource, data: RecommendationData, trainer: pl.Trainer) -> PreTrainedModel:
+def build_model(source: ModelSource, encoder: PromptEncoder, trainer: pl.Trainer) -> PreTrainedModel:
     """Build a model for the catalog, in shards under ZeRO-3.
 
     Args:
         source: where the model comes from.
-        data: catalog and prompts.
+        encoder: of the model's prompts.
         trainer: its strategy and precision decide on shards and dtype; ``default_root_dir`` is the run folder.
 
     Returns:
         the model in evaluation mode, in float32 unless ZeRO-3 wants the precision's dtype.
 
     Raises:
-        ValueError: if the data's prompts are too long for the model.
+        ValueError: if its prompts are too long for the model.
     """
     strategy: Any = trainer.strategy
     sharded = zero_stage(trainer) == 3
     with loading_into_shards(strategy.config) if sharded else nullcontext():
-        model = source.build(data.catalog.vocabulary, Path(trainer.default_root_dir))
+        model = source.build(encoder.vocabulary, Path(trainer.default_root_dir))
     if sharded:  # DeepSpeed wants one dtype, and has shards in that of the Trainer's precision
         cast(model.parameters(), "bfloat16" if str(trainer.precision).startswith("bf16") else "float32")
     max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if max_positions is not None and max_positions < data.max_sequence_tokens:
+    if max_positions is not None and max_positions < encoder.max_sequence_tokens:
         raise ValueError(
-            f"data.max_history is {data.max_history}: prompts of up to {data.max_sequence_tokens} tokens, "
+            f"data.max_history is {encoder.max_items}: prompts of up to {encoder.max_sequence_tokens} tokens, "
             f"but the model has max_position_embeddings {max_positions}; shorten the history or enlarge the model"
         )
     return model
 
 
-def build_frozen_model(
-    source: ModelSource, dtype: str, data: RecommendationData, trainer: pl.Trainer
-) -> PreTrainedModel:
+def build_frozen_model(source: ModelSource, dtype: str, encoder: PromptEncoder, trainer: pl.Trainer) -> PreTrainedModel:
     """Build a model that is not trained; see :func:`build_model`.
 
     Args:
         source: where the model comes from.
         dtype: ``float32`` or ``bfloat16``, of the weights; under DeepSpeed the Trainer's precision decides instead.
-        data: catalog and prompts.
+        encoder: of the model's prompts.
         trainer: see :func:`build_model`.
     """
-    model = build_model(source, data, trainer).requires_grad_(False)
+    model = build_model(source, encoder, trainer).requires_grad_(False)
     if zero_stage(trainer):
         log.info(
             "DeepSpeed: trainer.precision %s decides the dtype of the target, not model.target_dtype", trainer.precision

@@ -9,6 +9,7 @@ from atspeed.data import RecommendationData
 from atspeed.modules.batch_seed import BatchSeed
 from atspeed.modules.finite_loss import FiniteLoss
 from atspeed.modules.zero import configure_deepspeed
+from atspeed.prompts import PromptEncoder
 
 
 class StageModule(pl.LightningModule):
@@ -42,6 +43,11 @@ class StageModule(pl.LightningModule):
         if not isinstance(data, RecommendationData):
             raise TypeError(f"{type(self).__name__} needs a RecommendationData data module, not {type(data).__name__}")
         return data
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Encodes prompts for the model that this stage exports."""
+        return self.data.encoder
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Return the callbacks that no fit may lack; they run after the user's."""

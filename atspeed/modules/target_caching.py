@@ -13,13 +13,14 @@ from torch.utils.data import DataLoader
 from atspeed.alignment.sequences import search_beams
 from atspeed.alignment.target_cache import Split, TargetCache, TargetShard, cached_prefixes, target_settings
 from atspeed.data import RecommendationData
-from atspeed.decoding import ItemTrie, PrefixScorer
+from atspeed.decoding import PrefixScorer
 from atspeed.decoding.beams import beams_by_depth
 from atspeed.decoding.probe import check_tree_attention
 from atspeed.modules.alignment import Alignment
 from atspeed.modules.model_building import build_frozen_model
 from atspeed.modules.stage import StageModule
 from atspeed.modules.zero import zero_stage
+from atspeed.recommender import response_trie
 
 
 class TargetCaching(StageModule):
@@ -69,8 +70,8 @@ class TargetCaching(StageModule):
     def configure_model(self) -> None:
         """Build the target."""
         if not hasattr(self, "target"):
-            self.target = build_frozen_model(self.target_source, self.target_dtype, self.data, self.trainer)
-            self.trie = ItemTrie(self.data.catalog.tokens)
+            self.target = build_frozen_model(self.target_source, self.target_dtype, self.data.encoder, self.trainer)
+            self.trie = response_trie(self.data.catalog, self.data.encoder)
 
     def predict_dataloader(self) -> DataLoader:
         """Loader of the shards that this process is to write."""
@@ -87,13 +88,13 @@ class TargetCaching(StageModule):
 
     def on_predict_start(self) -> None:
         """Refuse a target that does not take a tree mask; see :func:`check_tree_attention`."""
-        check_tree_attention(self.target, self.data.max_prompt_tokens, self.trie.num_levels)
+        check_tree_attention(self.target, self.data.encoder.max_prompt_tokens, self.trie.max_depth)
 
     def predict_step(self, shard: tuple[Split, int], batch_idx: int) -> TargetShard:
         """Return the content of a shard."""
         trie = self.trie.to(self.device)
         requests = self.cache.shard_requests(*shard)
-        size = max(1, self.data.max_tokens // self.data.max_sequence_tokens)
+        size = max(1, self.data.max_tokens // self.data.encoder.max_sequence_tokens)
         found: dict[int, tuple[Tensor, ...]] = {}
         for batch in self.data.batches_by_length(requests, size, self.device):
             target = PrefixScorer(self.target, trie, batch.prompts, batch.prompt_mask)

@@ -85,7 +85,7 @@ def describe(dataset: Dataset, fingerprint: str, writer: str) -> DataReport:
     lengths = np.sum(list(splits.values()), axis=0)
     sids, rows, conclusion = None, [], NO_SIDS
     if dataset.has_sids:
-        trie = ItemTrie(dataset.catalog.tokens)
+        trie = ItemTrie(dataset.catalog.codes)
         sids = describe_sids(dataset.catalog, trie)
         rows = predict_trie(trie, dataset.train.values)
         conclusion = conclude(rows, sids.num_levels)

@@ -34,7 +34,7 @@ def test_packing_equals_counting_prefixes(sids: list[tuple[int, ...]], draw: st.
                 if item >= 0:
                     expected[sids[item][:depth]] += share
                     following[sids[item][:depth]][sids[item][depth]] += share
-            prefixes = [tuple(c for c in codes if c >= 0) for codes in trie.codes(level.nodes[row]).tolist()]
+            prefixes = [tuple(c for c in codes if c >= 0) for codes in trie.tokens(level.nodes[row]).tolist()]
             found = {p: s for p, s in zip(prefixes, level.shares[row].tolist(), strict=True) if s > 0}
             assert found == pytest.approx(expected, abs=1e-6), "each prefix once, and padding counts nothing"
             assert len([p for p in prefixes if p]) == len({p for p in prefixes if p})

@@ -22,7 +22,7 @@ def scores_of_all_nodes(seed: int, legal_only: bool) -> torch.Tensor:
     scores = torch.zeros(len(PROMPTS), TRIE.depth_start[3])
     for row in range(len(PROMPTS)):
         for node in range(1, TRIE.depth_start[3]):
-            codes = TRIE.codes(torch.tensor(node))
+            codes = TRIE.tokens(torch.tensor(node))
             codes = codes[codes >= 0]
             prompt = PROMPTS[row][MASK[row]]
             logits = tiny_model("llama", VOCAB_SIZE, seed)(torch.cat([prompt, codes])[None]).logits[0]

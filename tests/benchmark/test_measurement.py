@@ -3,12 +3,12 @@ import torch
 
 from atspeed.benchmark import Method
 from atspeed.benchmark.agreement import Answer, answers_of
-from atspeed.benchmark.measurement import Measurement, items_by_codes
+from atspeed.benchmark.measurement import Measurement, items_by_tokens
 from atspeed.data import EmbeddedCatalog
 from atspeed.decoding import BoundedTopK, Decoded, LosslessSampling, NoDrafter, TrieDrafter
 
-TOKENS = EmbeddedCatalog(num_users=20, num_items=140).load().catalog.tokens
-SIDS = TOKENS[[3, 5]]  # [2, L]
+CODES = EmbeddedCatalog(num_users=20, num_items=140).load().catalog.codes
+SIDS = CODES[[3, 5]]  # [2, L]
 TRUTH = torch.tensor([[3], [7]])
 
 
@@ -21,7 +21,7 @@ def measured(
     loss_bound: float = 0.0,
 ) -> Measurement:
     """Two requests, each alone in a batch, with the same answers of two semantic IDs, or with the given ones."""
-    measurement = Measurement("name", method, items_by_codes(TOKENS), 2, 1)
+    measurement = Measurement("name", method, items_by_tokens(CODES), CODES.shape[1], 2, 1)
     answers = answers or answers_of(SIDS[None], torch.tensor([scores])) * 2
     for row, elapsed in enumerate(seconds):
         count, first = torch.tensor([calls]), torch.tensor([[1, 0, 0]])
@@ -66,7 +66,7 @@ def test_sampled_answers_are_not_compared() -> None:
 
 def test_what_answers_have_in_common_and_what_is_lost_by_it() -> None:
     first, second = (tuple(sid) for sid in SIDS.tolist())
-    other = tuple(TOKENS[9].tolist())
+    other = tuple(CODES[9].tolist())
     scores = [-1.0, -2.0]
     plain = measured([2.0, 2.0], scores, 4)
     bounded = Method(NoDrafter(), BoundedTopK(0.2))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from atspeed.benchmark.agreement import SID, Answer, answers_of
-from atspeed.benchmark.measurement import items_by_codes
+from atspeed.benchmark.measurement import items_by_tokens
 from atspeed.benchmark.near_ties import border_gaps, count_near_ties, is_near_tie, tie_tolerance
 from atspeed.data import RequestBatch
 from atspeed.decoding import ItemTrie, NoDrafter, PrefixScorer, SpeculativeDecoder
@@ -60,7 +60,7 @@ def test_gaps_are_those_of_plain_beam_search_over_a_dict() -> None:
 
 def test_only_what_scores_near_the_border_may_be_exchanged() -> None:
     decoded = SpeculativeDecoder(MODEL, TRIE, NoDrafter())(PROMPTS, MASK, WIDTH)
-    reference = answers_of(TRIE.codes(decoded.leaves), decoded.scores)
+    reference = answers_of(TRIE.tokens(decoded.leaves), decoded.scores)
     gaps = [expected_gaps(scores_of_prefixes(row)) for row in range(2)]
     near, far, tolerance = [], [], 1e-3
     for answer, known in zip(reference, gaps, strict=True):
@@ -71,7 +71,7 @@ def test_only_what_scores_near_the_border_may_be_exchanged() -> None:
         tolerance += max(known[last], known[others[0]])
     illegal = [Answer([*answer.sids[:-1], (99, 99, 99)], answer.scores) for answer in reference]
     answers_by = {"same": reference, "near": near, "far": far, "illegal": illegal}
-    arguments = (reference, [BATCH], MODEL, TRIE, items_by_codes(SIDS), WIDTH)
+    arguments = (reference, [BATCH], MODEL, TRIE, items_by_tokens(SIDS), WIDTH)
     counts = count_near_ties(answers_by, *arguments, tolerance)
     assert counts == {"same": 0, "near": 2, "far": 0, "illegal": 0}
     assert count_near_ties(answers_by, *arguments, 1e-9)["near"] == 0

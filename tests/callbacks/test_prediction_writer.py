@@ -14,6 +14,7 @@ import pytest
 
 from atspeed.callbacks import PredictionWriter
 from atspeed.callbacks.prediction_parts import PredictionParts
+from atspeed.catalog import CompactVocabulary
 from atspeed.cli.shipped_configs import CONFIGS
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import LosslessSampling, StrictTopK, TrieDrafter
@@ -30,7 +31,7 @@ MAX_NODES = 256
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A run folder with an untrained target."""
-    vocabulary = EmbeddedCatalog(**SOURCE).load().catalog.vocabulary
+    vocabulary = CompactVocabulary(EmbeddedCatalog(**SOURCE).load().catalog.words)
     export(NewModel("llama", TINY).build(vocabulary, tmp_path), vocabulary, model_folder(tmp_path, "target"))
     return tmp_path
 
@@ -165,7 +166,11 @@ def test_other_settings_do_not_go_on_with_a_run(run_dir: Path) -> None:
     file.write_text(json.dumps({"user": "new", "history": [catalog.names[3]]}))
     with pytest.raises(ValueError, match="other settings: data was "):
         predict(run_dir, histories=file)
-    export(NewModel("llama", TINY, 1).build(catalog.vocabulary, run_dir), catalog.vocabulary, run_dir / "target/model")
+    export(
+        NewModel("llama", TINY, 1).build(CompactVocabulary(catalog.words), run_dir),
+        CompactVocabulary(catalog.words),
+        run_dir / "target/model",
+    )
     with pytest.raises(ValueError, match=r"other settings: model\.target was "):
         predict(run_dir)
     assert len(parts_of(run_dir).answered()) == 8, "nothing was lost"

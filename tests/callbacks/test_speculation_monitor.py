@@ -173,7 +173,7 @@ def test_values_are_those_of_the_decoder_on_users_from_the_whole_file(tmp_path: 
     module = alignment()
     values = validated(tmp_path, module, monitor(drafter=Recording(8, 3), num_users=5))
     requests = module.data.requests("val")
-    prompts = [module.data.prompt.encode(requests[index * len(requests) // 5].history) for index in range(5)]
+    prompts = [module.data.encoder.encode(requests[index * len(requests) // 5].history) for index in range(5)]
     assert seen == {tuple(prompt.tolist()) for prompt in prompts}
     decoder = SpeculativeDecoder(module.target, module.trie, ModelDrafter(8, 3), draft=module.model)
     answers = [decoder(row[None], torch.ones_like(row[None], dtype=torch.bool), NUM_BEAMS) for row in prompts]

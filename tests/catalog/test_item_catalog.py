@@ -5,15 +5,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from atspeed.catalog import ItemCatalog, Vocabulary
+from atspeed.catalog import CompactVocabulary, ItemCatalog
 
 
 def test_collisions_are_kept_and_codes_are_in_natural_order() -> None:
     catalog = ItemCatalog({"x": ["<a_10>", "<b_1>"], "y": ["<a_2>", "<b_1>"], "z": ["<a_10>", "<b_1>"]})
-    assert catalog.vocabulary.words[3:] == ("<a_2>", "<a_10>", "<b_1>")
-    assert catalog.tokens.tolist() == [[4, 5], [3, 5], [4, 5]]
-    assert catalog.encode([1, 2]).tolist() == [[3, 5], [4, 5]]
-    assert catalog.encode([]).shape == (0, 2)
+    assert CompactVocabulary(catalog.words).words[3:] == ("<a_2>", "<a_10>", "<b_1>")
     assert catalog.items(["<a_10>", "<b_1>"]) == [0, 2]
     assert catalog.items(["<a_2>", "<b_2>"]) == []
 
@@ -53,10 +50,9 @@ def test_columns_give_the_same_catalog_as_a_mapping() -> None:
     sids = {"x": ["<a_10>", "<b_1>"], "y": ["<a_2>", "<b_1>"], "z": ["<a_10>", "<b_1>"], "w": ["<b_1>", "<a_2>"]}
     names, codes = pa.array(["v", *sids]), pa.array([["<c_9>", "<c_9>"], *sids.values()])
     ours, theirs = ItemCatalog.from_arrow(names[1:], codes[1:]), ItemCatalog(sids)
-    assert (ours.names, ours.words, ours.vocabulary) == (theirs.names, theirs.words, theirs.vocabulary)
+    assert (ours.names, ours.words) == (theirs.names, theirs.words)
     assert ours.codes.equal(theirs.codes)
-    assert ours.tokens.equal(theirs.tokens)
-    assert (ours.codes.dtype, ours.tokens.dtype) == (torch.int32, torch.int64)
+    assert ours.codes.dtype == torch.int32
 
 
 def test_unknown_item_is_named() -> None:
@@ -65,25 +61,25 @@ def test_unknown_item_is_named() -> None:
 
 
 def test_vocabulary_is_a_tokenizer_that_transformers_reads(tmp_path: Path) -> None:
-    vocabulary = Vocabulary(["<a_1>", "<b_1>"])
+    vocabulary = CompactVocabulary(["<a_1>", "<b_1>"])
     vocabulary.save(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer("<bos> <a_1> <b_1> <sep>", add_special_tokens=False).input_ids == [1, 3, 4, 2]
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.sep_token_id) == (0, 1, 2)
-    assert Vocabulary.load(tmp_path) == vocabulary
-    assert Vocabulary(["<a_1>"]) != vocabulary
+    assert CompactVocabulary.load(tmp_path) == vocabulary
+    assert CompactVocabulary(["<a_1>"]) != vocabulary
 
 
 def test_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no tokenizer.json"):
-        Vocabulary.load(tmp_path)
+        CompactVocabulary.load(tmp_path)
 
 
 def test_semantic_ids_are_indices_into_the_sorted_words() -> None:
     catalog = ItemCatalog({"x": ["<a_10>", "<b_1>"], "y": ["<a_2>", "<b_1>"], "z": ["<a_10>", "<b_1>"]})
     assert catalog.words == ("<a_2>", "<a_10>", "<b_1>")
     assert catalog.codes.tolist() == [[1, 2], [0, 2], [1, 2]]
-    assert (catalog.codes.dtype, catalog.tokens.dtype) == (torch.int32, torch.int64)
+    assert catalog.codes.dtype == torch.int32
     assert [catalog.sid(item) for item in range(3)] == [("<a_10>", "<b_1>"), ("<a_2>", "<b_1>"), ("<a_10>", "<b_1>")]
     assert catalog.items(["<a_10>"]) == catalog.items(["<a_10>", "<b_1>", "<b_1>"]) == [], "of another length"
     assert "y" in catalog

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from atspeed.catalog import CompactVocabulary
 from atspeed.data import EmbeddedCatalog
 from atspeed.models import NewModel, model_folder
 from atspeed.models.sources import export
@@ -38,7 +39,7 @@ def arguments_of(command: str, folder: Path) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A working directory with a run folder that has a target and a draft."""
-    vocabulary = EmbeddedCatalog(40, 140).load().catalog.vocabulary
+    vocabulary = CompactVocabulary(EmbeddedCatalog(40, 140).load().catalog.words)
     for seed, stage in enumerate(("target", "draft")):
         model = NewModel("llama", TINY, seed).build(vocabulary, tmp_path)
         export(model, vocabulary, model_folder(tmp_path / "run", stage))

@@ -47,7 +47,7 @@ def assert_equals_generate(
     decoded = SpeculativeDecoder(target, trie, drafter, draft=draft)(prompts, mask, num_beams)
     width = min(num_beams, trie.num_leaves)
     assert decoded.leaves.shape == (len(prompts), width)
-    codes = trie.codes(decoded.leaves)
+    codes = trie.tokens(decoded.leaves)
     for row in range(len(prompts)):
         found = decoded.scores[row] > -torch.inf
         assert found.equal(expected_scores[row, :width] > IMPOSSIBLE)

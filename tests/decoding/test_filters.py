@@ -57,7 +57,7 @@ def test_a_filter_answers_as_generate_does_on_the_remaining_items(drafter: objec
         left = SIDS[wanted[row]]
         codes, scores = HFGenerate(TARGET, left)(prompt, torch.ones_like(prompt, dtype=torch.bool), 6)
         count = min(6, len(left.unique(dim=0)))
-        assert TRIE.codes(decoded.leaves[row, :count]).equal(codes[0, :count])
+        assert TRIE.tokens(decoded.leaves[row, :count]).equal(codes[0, :count])
         torch.testing.assert_close(decoded.scores[row, :count], scores[0, :count], atol=1e-4, rtol=0)
         assert decoded.scores[row, count:].eq(-torch.inf).all()
         assert decoded.leaves[row, count:].eq(ROOT).all()
@@ -78,7 +78,7 @@ def test_identifiers_of_different_lengths_are_filtered_too() -> None:
     decoder = SpeculativeDecoder(TARGET, ItemTrie(sids), TrieDrafter())
     decoded = decoder(PROMPTS, MASK, 5, ItemFilter(wanted))
     codes, scores = HFGenerate(TARGET, sids[wanted], end_token=END_TOKEN)(PROMPTS, MASK, 5)
-    assert decoder.trie.codes(decoded.leaves)[..., : codes.shape[2]].equal(codes)
+    assert decoder.trie.tokens(decoded.leaves)[..., : codes.shape[2]].equal(codes)
     torch.testing.assert_close(decoded.scores, scores, atol=1e-4, rtol=0)
 
 
@@ -106,7 +106,7 @@ def test_allowed_normalisation_is_over_what_the_filter_leaves() -> None:
     filtered = SpeculativeDecoder(TARGET, TRIE, **arguments)(PROMPTS, MASK, 8, ItemFilter(wanted))  # type: ignore[arg-type]
     smaller = ItemTrie(SIDS[wanted])
     expected = SpeculativeDecoder(TARGET, smaller, **arguments)(PROMPTS, MASK, 8)  # type: ignore[arg-type]
-    assert TRIE.codes(filtered.leaves).equal(smaller.codes(expected.leaves))
+    assert TRIE.tokens(filtered.leaves).equal(smaller.tokens(expected.leaves))
     torch.testing.assert_close(filtered.scores, expected.scores, atol=1e-5, rtol=0)
 
 

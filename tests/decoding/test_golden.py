@@ -15,10 +15,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from atspeed.catalog import CompactVocabulary
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import (
     HybridDrafter,
-    ItemTrie,
     LosslessSampling,
     ModelDrafter,
     NoDrafter,
@@ -28,6 +28,7 @@ from atspeed.decoding import (
     TrieDrafter,
 )
 from atspeed.models import NewModel
+from atspeed.recommender import response_trie
 from tests.modules.tiny import TINY
 
 FILE = Path(__file__).parents[1] / "golden" / "answers.json"
@@ -43,7 +44,7 @@ IS_INTEL = "GenuineIntel" in (Path("/proc/cpuinfo").read_text() if platform.syst
 
 
 def seeded_model(data: RecommendationData, seed: int) -> PreTrainedModel:
-    model = NewModel("llama", TINY).build(data.catalog.vocabulary, Path())
+    model = NewModel("llama", TINY).build(CompactVocabulary(data.catalog.words), Path())
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -57,7 +58,7 @@ def answers() -> Iterator[tuple[str, list[Any]]]:
     source = EmbeddedCatalog(num_users=60, num_items=300, num_tastes=16, seed=0)
     data = RecommendationData(source, num_test_users=4, batch_size=4)
     data.setup()
-    trie = ItemTrie(data.catalog.tokens)
+    trie = response_trie(data.catalog, data.encoder)
     target, draft = (seeded_model(data, seed) for seed in (1, 2))
     (batch,) = data.test_dataloader()
     for drafter_name, drafter in DRAFTERS.items():
@@ -65,7 +66,7 @@ def answers() -> Iterator[tuple[str, list[Any]]]:
             decoder = SpeculativeDecoder(target, trie, drafter, verifier, draft)
             generator = torch.Generator().manual_seed(7)
             decoded = decoder(batch.prompts, batch.prompt_mask, NUM_BEAMS, generator=generator)
-            rows = zip(trie.codes(decoded.leaves).tolist(), decoded.scores.tolist(), strict=True)
+            rows = zip(trie.tokens(decoded.leaves).tolist(), decoded.scores.tolist(), strict=True)
             yield f"{drafter_name}, {verifier_name}", [{"sids": sids, "scores": scores} for sids, scores in rows]
 
 

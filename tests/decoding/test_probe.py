@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, Pre
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from atspeed.benchmark import HFGenerate
-from atspeed.catalog import Vocabulary
+from atspeed.catalog import CompactVocabulary
 from atspeed.decoding import ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
 from atspeed.decoding.probe import check_tree_attention, head_is_apart
 from atspeed.models import Int8, NewModel
@@ -97,7 +97,7 @@ def test_full_attention_is_taken(family: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("prompt_tokens", [16, 56])
 def test_rounding_counts_where_padded_rows_round_alike(tmp_path: Path, prompt_tokens: int) -> None:
     model = Int8(NewModel("llama", {**LONG, "initializer_range": 0.2})).build(
-        Vocabulary([f"<a_{code}>" for code in range(37)]), tmp_path
+        CompactVocabulary([f"<a_{code}>" for code in range(37)]), tmp_path
     )
     check_tree_attention(model, prompt_tokens, num_levels=4)
 
@@ -136,7 +136,7 @@ def test_a_decoder_probes_before_it_answers_and_before_it_answers_longer_prompts
     decoder = SpeculativeDecoder(model, trie, TrieDrafter())
     prompts, mask = random_prompts(torch.Generator().manual_seed(1), [10, 6], VOCAB_SIZE)
     expected, _ = HFGenerate(model, sids)(prompts, mask, 5)
-    assert trie.codes(decoder(prompts, mask, 5).leaves).equal(expected)
+    assert trie.tokens(decoder(prompts, mask, 5).leaves).equal(expected)
     prompts, mask = random_prompts(torch.Generator().manual_seed(1), [40, 6], VOCAB_SIZE)
     with pytest.raises(ValueError, match="at 43 tokens"):
         decoder(prompts, mask, 5)

@@ -137,7 +137,7 @@ def test_allowed_scores_are_those_of_an_enumeration(family: str) -> None:
             expected[codes] = sum(float(logits[level, code]) for level, code in enumerate(codes)) - expected[codes]
         ours = {
             tuple(c): s
-            for c, s in zip(TRIE.codes(decoded.leaves[row]).tolist(), decoded.scores[row].tolist(), strict=True)
+            for c, s in zip(TRIE.tokens(decoded.leaves[row]).tolist(), decoded.scores[row].tolist(), strict=True)
         }
         assert ours == pytest.approx(expected, abs=1e-4)
         assert sum(torch.tensor(list(ours.values()), dtype=torch.float64).exp()) == pytest.approx(1, abs=1e-4)

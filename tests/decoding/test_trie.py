@@ -79,13 +79,13 @@ def test_identifiers_of_different_lengths(titles: list[list[int]]) -> None:
         sids[item, : len(title) + 1] = torch.tensor([*title, 3])
     trie = ItemTrie(sids)
     leaves = trie.leaves(torch.arange(len(titles)))
-    assert trie.codes(leaves).equal(sids)
+    assert trie.tokens(leaves).equal(sids)
     every = torch.arange(trie.num_nodes)
     assert every[trie.is_leaf(every)].tolist() == leaves.unique().tolist()
     assert trie.num_leaves == len(leaves.unique())
     assert trie.has_one_length == (len({len(title) for title in titles}) == 1 and sids[0, -1] != END)
     for node in range(trie.num_nodes):
-        prefix = trie.codes(torch.tensor(node))
+        prefix = trie.tokens(torch.tensor(node))
         prefix = prefix[prefix != END]
         below = (sids[:, : len(prefix)] == prefix).all(1).nonzero()[:, 0].tolist()
         span = slice(int(trie.first_item[node]), int(trie.first_item[node] + trie.num_items[node]))

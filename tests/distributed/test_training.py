@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from atspeed.catalog import CompactVocabulary
 from atspeed.models import Checkpoint, NewModel, export
 from tests.distributed.worker import SINGLE, TOKENS, align, fine_tune, requests
 from tests.modules.tiny import TINY
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")
     data = requests()
     data.setup()
-    vocabulary = data.catalog.vocabulary
+    vocabulary = CompactVocabulary(data.catalog.words)
     for seed, name in enumerate(("target", "draft"), start=1):
         export(NewModel("llama", TINY, seed).build(vocabulary, folder), vocabulary, folder / "models" / name)
     config = LlamaConfig(vocab_size=50, tie_word_embeddings=True, **TINY)  # type: ignore[arg-type]
@@ -164,7 +165,7 @@ def test_a_foreign_checkpoint_is_loaded_into_shards_and_gets_new_embeddings(
     vocabulary = requests()
     vocabulary.setup()
     embeddings = first["initial"]["model.embed_tokens.weight"]
-    assert embeddings.shape == (len(vocabulary.catalog.vocabulary), TINY["hidden_size"])
+    assert embeddings.shape == (len(CompactVocabulary(vocabulary.catalog.words)), TINY["hidden_size"])
     assert 0.018 < embeddings.std() < 0.022
     losses = dealt(launched["zero3"], "foreign")
     assert losses[-1] < losses[0] - 0.1

@@ -9,12 +9,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from atspeed.catalog import Vocabulary
+from atspeed.catalog import CompactVocabulary
 from atspeed.decoding import ItemTrie, SpeculativeDecoder, TrieDrafter
 from atspeed.models import Checkpoint, Grown, LoRA, ModelSource, NewModel, export, growth
 from tests.decoding.tiny import random_prompts, random_sids
 
-VOCABULARY = Vocabulary([f"<a_{code}>" for code in range(27)])
+VOCABULARY = CompactVocabulary([f"<a_{code}>" for code in range(27)])
 TOKENS = torch.randint(30, (3, 9), generator=torch.Generator().manual_seed(0))
 SIZES = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
 NORM = {"rms_norm_eps": 0.02}  # large, so that a wrong one shows
@@ -56,7 +56,7 @@ class Irregular(ModelSource):
         self.new = NewModel(model_type, {**SIZES, **NORM, **config})
 
     @torch.no_grad()
-    def build(self, vocabulary: Vocabulary, run_dir: Path) -> PreTrainedModel:
+    def build(self, vocabulary: CompactVocabulary, run_dir: Path) -> PreTrainedModel:
         model = self.new.build(vocabulary, run_dir)
         generator = torch.Generator().manual_seed(1)
         for name, weight in model.named_parameters():

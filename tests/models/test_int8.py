@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atspeed.catalog import Vocabulary
+from atspeed.catalog import CompactVocabulary
 from atspeed.decoding import ItemTrie, SpeculativeDecoder, TrieDrafter
 from atspeed.models import Int8, LoRA, ModelSource, NewModel, dtype_name, int8, is_packed, pack_linears
 from atspeed.models.int8 import Int8Linear, has_int8_products
@@ -19,7 +19,7 @@ BASES: dict[str, ModelSource] = {
     "llama, tied": NewModel("llama", {**SIZES, "tie_word_embeddings": True}),
     "qwen2, biases": NewModel("qwen2", {**SIZES, "num_key_value_heads": 2}),
 }
-VOCABULARY = Vocabulary([f"<a_{code}>" for code in range(27)])
+VOCABULARY = CompactVocabulary([f"<a_{code}>" for code in range(27)])
 TOKENS = torch.randint(30, (3, 9), generator=torch.Generator().manual_seed(0))
 
 needs_int8 = pytest.mark.skipif(not has_int8_products(), reason="this processor has no int8 products in oneDNN")

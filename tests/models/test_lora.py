@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from atspeed.callbacks import HuggingFaceExport
+from atspeed.catalog import CompactVocabulary
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.models import Checkpoint, Exported, LoRA, NewModel, export, model_folder
 from atspeed.modules import FineTuning
@@ -31,7 +32,7 @@ def test_the_export_is_a_plain_model_with_equal_logits(tmp_path: Path, model_typ
     module = fine_tuning(LoRA(base, rank=4))
     with torch.enable_grad():
         trainer = fit(module, data(), tmp_path, callbacks=[HuggingFaceExport()], max_epochs=3)
-    original = base.build(module.data.catalog.vocabulary, tmp_path)
+    original = base.build(CompactVocabulary(module.data.catalog.words), tmp_path)
     trained = {name: value for name, value in module.model.named_parameters() if value.requires_grad}
     embeddings = {name for name, _ in original.named_parameters() if "wte" in name or "embed" in name or "head" in name}
     assert {name for name in trained if "lora_" not in name} == embeddings
@@ -46,7 +47,7 @@ def test_the_export_is_a_plain_model_with_equal_logits(tmp_path: Path, model_typ
     folder = model_folder(tmp_path, "target")
     for loaded in (
         AutoModelForCausalLM.from_pretrained(folder).eval(),
-        Exported("target").build(trainer.datamodule.catalog.vocabulary, tmp_path),  # type: ignore[attr-defined]
+        Exported("target").build(CompactVocabulary(trainer.datamodule.catalog.words), tmp_path),  # type: ignore[attr-defined]
     ):
         assert type(loaded) is type(original)
         assert not any("lora" in name for name in loaded.state_dict())
@@ -70,7 +71,11 @@ def test_frozen_weights_in_bfloat16_train_under_mixed_precision_and_export_as_fl
     foreign = NewModel("llama", {**TINY, "num_hidden_layers": 2})
     source = data()
     source.setup()
-    export(foreign.build(source.catalog.vocabulary, tmp_path), source.catalog.vocabulary, tmp_path / "base")
+    export(
+        foreign.build(CompactVocabulary(source.catalog.words), tmp_path),
+        CompactVocabulary(source.catalog.words),
+        tmp_path / "base",
+    )
     module = fine_tuning(LoRA(Checkpoint(tmp_path / "base", new_vocabulary=True), base_dtype="bfloat16"))
     trainer = fit(module, data(), tmp_path, callbacks=[HuggingFaceExport()], max_epochs=4, precision="bf16-mixed")
     for name, value in module.model.named_parameters():
@@ -78,7 +83,7 @@ def test_frozen_weights_in_bfloat16_train_under_mixed_precision_and_export_as_fl
     rotary = module.model.model.rotary_emb.inv_freq
     assert rotary.dtype == torch.float32
     assert trainer.callback_metrics["train/loss"] < 4.2
-    loaded = Exported("target").build(source.catalog.vocabulary, tmp_path)
+    loaded = Exported("target").build(CompactVocabulary(source.catalog.words), tmp_path)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         ours = module.model.eval()(TOKENS).logits
     torch.testing.assert_close(loaded(TOKENS).logits, ours.float(), atol=0.1, rtol=0.1)
@@ -97,4 +102,4 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lora\.dropout is 1\.0"):
         LoRA(base, dropout=1.0)
     with pytest.raises(ValueError, match="includes the embeddings, which are trained completely"):
-        LoRA(base, target_modules=["q_proj", "lm_head"]).build(source.catalog.vocabulary, tmp_path)
+        LoRA(base, target_modules=["q_proj", "lm_head"]).build(CompactVocabulary(source.catalog.words), tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from atspeed.catalog import Vocabulary
+from atspeed.catalog import CompactVocabulary
 from atspeed.models import NewModel, is_packed, pack_linears, packing
 from atspeed.models.packing import PackedLinear, has_packed_products
 
@@ -17,7 +17,7 @@ TINY = {
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }
-VOCABULARY = Vocabulary([f"<a_{code}>" for code in range(20)])
+VOCABULARY = CompactVocabulary([f"<a_{code}>" for code in range(20)])
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch was built without oneDNN")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from atspeed.catalog import Vocabulary
+from atspeed.catalog import CompactVocabulary
 from atspeed.models import Checkpoint, Exported, NewModel, export, model_folder
 
-VOCABULARY = Vocabulary(["<a_1>", "<a_2>", "<b_1>"])
+VOCABULARY = CompactVocabulary(["<a_1>", "<a_2>", "<b_1>"])
 TINY = {
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -51,7 +51,7 @@ def test_an_unknown_config_name_is_refused(tmp_path: Path) -> None:
 def test_another_catalogs_model_is_refused(tmp_path: Path) -> None:
     export(NewModel("llama", TINY).build(VOCABULARY, tmp_path), VOCABULARY, tmp_path / "model")
     with pytest.raises(ValueError, match=r"\(6 tokens\) is not the catalog's \(4 tokens\).*for another catalog"):
-        Checkpoint(tmp_path / "model").build(Vocabulary(["<a_1>"]), tmp_path)
+        Checkpoint(tmp_path / "model").build(CompactVocabulary(["<a_1>"]), tmp_path)
 
 
 def test_a_foreign_model_keeps_its_body_under_a_new_vocabulary(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from atspeed.callbacks import HuggingFaceExport, TokenThroughput
+from atspeed.catalog import CompactVocabulary
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.models import Exported, NewModel, model_folder
 from atspeed.modules import FineTuning
@@ -31,7 +32,9 @@ def test_a_fit_learns_logs_and_exports(tmp_path: Path) -> None:
     exported = AutoModelForCausalLM.from_pretrained(model_folder(tmp_path, "target")).eval()
     tokens = torch.tensor([[1, 3, 4]])
     torch.testing.assert_close(exported(tokens).logits, module.model.eval()(tokens).logits)
-    assert Exported("target").build(data.catalog.vocabulary, tmp_path).config.vocab_size == len(data.catalog.vocabulary)
+    assert Exported("target").build(CompactVocabulary(data.catalog.words), tmp_path).config.vocab_size == len(
+        CompactVocabulary(data.catalog.words)
+    )
 
 
 def test_the_model_trains_in_training_mode_also_from_a_checkpoint(tmp_path: Path) -> None:

@@ -25,11 +25,18 @@ def data() -> RecommendationData:
     return RecommendationData(EmbeddedCatalog(num_users=20, num_items=140), batch_size=6)
 
 
+def share_semantic_ids(requests: RecommendationData) -> None:
+    """Let neighbours share a semantic ID, in the catalog and in the prompts."""
+    requests.setup()
+    requests.catalog.codes[::2] = requests.catalog.codes[1::2]
+    requests.encoder = requests.draft_encoder = requests.prompt.encoder(requests.catalog, requests.max_history)
+
+
 def test_metrics_are_those_of_generate_and_baselines_stand_beside(tmp_path: Path) -> None:
     module, requests = recommender(), data()
     trainer = make_trainer(tmp_path, callbacks=[SpeedupMonitor(2)])
     (values,) = trainer.test(module, requests, verbose=False)
-    sids = requests.catalog.tokens
+    sids = requests.encoder.spelling.sids
     items_of: dict[tuple[int, ...], list[int]] = {}
     for item, codes in enumerate(sids.tolist()):
         items_of.setdefault(tuple(codes), []).append(item)
@@ -39,7 +46,7 @@ def test_metrics_are_those_of_generate_and_baselines_stand_beside(tmp_path: Path
     top = recommend_popular(train.values, requests.catalog.num_items, 10)
     generate = HFGenerate(module.target, sids)
     for request in requests.test_requests():
-        prompt = requests.prompt.encode(request.history)[None]
+        prompt = requests.encoder.encode(request.history)[None]
         answers, _ = generate(prompt, torch.ones_like(prompt, dtype=torch.bool), 10)
         items = [item for codes in answers[0].tolist() for item in items_of[tuple(codes)]]
         truth = torch.tensor([request.truth])
@@ -70,7 +77,7 @@ def test_bounded_verification_says_how_much_of_the_answers_is_certain(tmp_path: 
     decoder = SpeculativeDecoder(module.target, module.trie, drafter, verifier, module.draft)
     shares = []
     for request in requests.test_requests():
-        prompt = requests.prompt.encode(request.history)[None]
+        prompt = requests.encoder.encode(request.history)[None]
         decoded = decoder(prompt, torch.ones_like(prompt, dtype=torch.bool), 10)
         shares.append(float((decoded.scores > decoded.loss_bound[:, None]).sum()) / 10)
     assert len(set(shares)) > 1, "the case must lose something in some requests and nothing in others"
@@ -101,7 +108,7 @@ def test_seen_items_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def load_with_collisions(source: EmbeddedCatalog) -> Dataset:
         dataset = load(source)
-        dataset.catalog.tokens[::2] = dataset.catalog.tokens[1::2]  # neighbours share a semantic ID
+        dataset.catalog.codes[::2] = dataset.catalog.codes[1::2]  # neighbours share a semantic ID
         return dataset
 
     monkeypatch.setattr(EmbeddedCatalog, "load", load_with_collisions)
@@ -128,8 +135,7 @@ def test_seen_items_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_metrics_do_not_see_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = data()
-    requests.setup()
-    requests.catalog.tokens[::2] = requests.catalog.tokens[1::2]  # neighbours share a semantic ID
+    share_semantic_ids(requests)
     module = recommender(exclude_seen=True, num_beams=40)
     shown: list[torch.Tensor] = []
     update = module.ranking.update
@@ -145,14 +151,13 @@ def test_where_items_share_a_semantic_id_both_are_measured(tmp_path: Path) -> No
     (values,) = make_trainer(tmp_path).test(recommender(), data(), verbose=False)
     assert not [name for name in values if "sid" in name], "here no items share one, so both would be the same"
     module, requests = recommender(), data()
-    requests.setup()
-    requests.catalog.tokens[::2] = requests.catalog.tokens[1::2]  # neighbours share a semantic ID
-    sids = requests.catalog.tokens
+    share_semantic_ids(requests)
+    sids = requests.encoder.spelling.sids
     (values,) = make_trainer(tmp_path).test(module, requests, verbose=False)
     generate = HFGenerate(module.target, sids)
     recalls: dict[str, list[float]] = {"recall@5": [], "sid_recall@5": []}
     for request in requests.test_requests():
-        prompt = requests.prompt.encode(request.history)[None]
+        prompt = requests.encoder.encode(request.history)[None]
         answers, _ = generate(prompt, torch.ones_like(prompt, dtype=torch.bool), 10)
         found = [tuple(codes) for codes in answers[0].tolist()]
         items = [item for codes in found for item, own in enumerate(sids.tolist()) if tuple(own) == codes]

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from atspeed.catalog.vocabulary import Vocabulary
+from atspeed.catalog import CompactVocabulary
 from atspeed.data import EmbeddedCatalog, ItemSequences, RecommendationData, RequestBatch
 from atspeed.decoding import ModelDrafter, StrictTopK
 from atspeed.losses import ForwardKL, Prefixes
@@ -142,7 +142,11 @@ def test_accumulated_gradients_are_those_of_one_batch(tmp_path: Path, kind: str)
         assert trainer.num_training_batches == accumulate
         assert trainer.global_step == 3
         finals.append(module.model.state_dict())
-    before = NewModel("llama", TINY, int(kind == "alignment")).build(data.catalog.vocabulary, tmp_path).state_dict()
+    before = (
+        NewModel("llama", TINY, int(kind == "alignment"))
+        .build(CompactVocabulary(data.catalog.words), tmp_path)
+        .state_dict()
+    )
     moved = max(float((finals[0][name] - before[name]).abs().max()) for name in before)
     for name, value in finals[0].items():
         torch.testing.assert_close(finals[1][name], value, atol=1e-3 * moved, rtol=0)
@@ -176,8 +180,8 @@ def test_a_vocabulary_that_differs_is_refused(tmp_path: Path, kind: str, foreign
     for stage in ("target", "draft"):
         data = small_data("requests")
         data.setup()
-        codes = data.catalog.vocabulary.words[3 : -1 if stage == foreign else None]
-        vocabulary = Vocabulary(codes)
+        codes = CompactVocabulary(data.catalog.words).words[3 : -1 if stage == foreign else None]
+        vocabulary = CompactVocabulary(codes)
         export(NewModel("llama", TINY).build(vocabulary, tmp_path), vocabulary, tmp_path / stage / "model")
     message = (
         rf"the vocabulary of .*/{foreign}/model \(\d+ tokens\) is not the catalog's \(\d+ tokens\): the model was "

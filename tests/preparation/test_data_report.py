@@ -28,7 +28,7 @@ def dataset(sids: list[list[str]] | None) -> Dataset:
 
 def test_semantic_ids_are_described_level_by_level() -> None:
     catalog = dataset(SIDS).catalog
-    report = describe_sids(catalog, ItemTrie(catalog.tokens))
+    report = describe_sids(catalog, ItemTrie(catalog.codes))
     assert (report.num_levels, report.distinct) == (2, 4)
     assert (report.colliding_items, report.largest_collision) == (2, 2)
     first, last = report.levels

@@ -33,7 +33,7 @@ def measure(trie: ItemTrie, num_beams: int, seed: int) -> tuple[list[int], list[
 @pytest.mark.parametrize(
     ("trie", "interactions"),
     [
-        (ItemTrie(EMBEDDED.catalog.tokens), EMBEDDED.train.values),
+        (ItemTrie(EMBEDDED.catalog.codes), EMBEDDED.train.values),
         (random_trie(3000, [80, 80]), NOTHING),  # both levels fit: one call
         (random_trie(6000, [300, 60, 20]), NOTHING),  # at K = 20 the number of calls depends on the beams
         (random_trie(20_000, [500, 500, 500]), NOTHING),

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from atspeed.catalog.vocabulary import Vocabulary
+from atspeed.catalog import CompactVocabulary, Vocabulary
 from atspeed.data import EmbeddedCatalog
 from atspeed.decoding.drafters.calibration import kept_calibration
 from atspeed.models import Exported, Grown, NewModel, export, model_folder
@@ -16,7 +16,7 @@ CALIBRATION = calibration_of(3, 3)
 
 @pytest.fixture
 def vocabulary() -> Vocabulary:
-    return EmbeddedCatalog(num_users=4, num_items=140).load().catalog.vocabulary
+    return CompactVocabulary(EmbeddedCatalog(num_users=4, num_items=140).load().catalog.words)
 
 
 @pytest.fixture

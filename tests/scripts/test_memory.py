@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from atspeed.catalog import Vocabulary
+from atspeed.catalog import CompactVocabulary
 from atspeed.data import AtSpeedLayout
 from atspeed.models import NewModel
 from scripts.memory import (
@@ -42,12 +42,12 @@ def test_the_jobs_have_the_parameters_of_the_real_architectures() -> None:
 
 
 def test_the_vocabulary_is_beautys(beauty: Path) -> None:
-    assert len(AtSpeedLayout(beauty).load().catalog.vocabulary) == BEAUTY_TOKENS
+    assert len(CompactVocabulary(AtSpeedLayout(beauty).load().catalog.words)) == BEAUTY_TOKENS
 
 
 def test_one_gpu_takes_what_real_tensors_take(tmp_path: Path) -> None:
     """All but the copy of autocast, 2 bytes a trained parameter, are tensors that a training step leaves behind."""
-    vocabulary = Vocabulary([f"<a_{code}>" for code in range(20)])
+    vocabulary = CompactVocabulary([f"<a_{code}>" for code in range(20)])
     draft, target = (NewModel("llama", TINY).build(vocabulary, tmp_path) for _ in range(2))
     target.requires_grad_(False).bfloat16()
     optimizer = torch.optim.AdamW(draft.parameters())

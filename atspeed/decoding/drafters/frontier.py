@@ -57,7 +57,7 @@ def expand_complete_levels(beams: Beams, target: PrefixScorer, max_nodes: int) -
     frontier = Frontier(beams.nodes, beams.mask, torch.full_like(beams.depth, max_nodes)[:, None])
     levels = [beams.nodes[:, :0]]
     fits = torch.ones_like(frontier.mask[:, :1])  # [B, 1]
-    for _ in range(int(beams.depth.min()), trie.num_levels - 1):
+    for _ in range(int(beams.depth.min()), trie.num_calls - 1):
         fits &= (trie.num_children[frontier.nodes] * frontier.mask).sum(1, keepdim=True) <= frontier.budget
         if not fits.any():
             break
@@ -80,7 +80,7 @@ def needs_scoring(nodes: Tensor, target: PrefixScorer) -> Tensor:
 
 def beam_above(nodes: Tensor, beams: Beams, trie: ItemTrie) -> Tensor:
     """Return the index of the beam that each node descends from (or is), ``[B, W]``, int64; 0 for padding."""
-    for _ in range(trie.num_levels - 1):
+    for _ in range(trie.max_depth - 1):
         nodes = torch.where(trie.depth(nodes) > beams.depth[:, None], trie.parent[nodes], nodes)
     return index_of(nodes, beams.nodes)[0]
 

@@ -47,7 +47,7 @@ class HybridDrafter(Drafter):
         """Return complete levels and the draft's choice below; see :meth:`Drafter.propose`."""
         draft = require_draft(draft, self)
         levels, frontier = expand_complete_levels(beams, target, self.budget)
-        has_inner_children = target.trie.subtree_size[frontier.nodes] > 1
+        has_inner_children = target.trie.leads_on(frontier.nodes)
         frontier = frontier._replace(mask=frontier.mask & has_inner_children)
         if frontier.mask.any():
             draft.score(self._prefixes_to_score(beams, levels, frontier, draft))

@@ -126,7 +126,7 @@ class PriceAwareDrafter(Drafter):
         tokens, covered = plan.tokens[depth], np.ones((len(depth), 1))  # [B, 1]
         took_all = covered > 0
         levels, drawn = [nodes[:, :0]], []
-        for ahead in range(trie.num_levels - 1 - int(depth.min())):
+        for ahead in range(trie.num_calls - 1 - int(depth.min())):
             outlook = plan.outlook(depth, ahead)
             takes_all, takes_best = plan.decide(outlook, tokens, covered, num_children)
             if self._tolerance == 0 and ((num_children > 0) & ~takes_all & ~takes_best).any():
@@ -167,7 +167,7 @@ class PriceAwareDrafter(Drafter):
                 self._draft_cost,
                 self._calibration,
                 beams.width,
-                target.trie.num_levels,
+                target.trie.num_calls,
                 batch_size,
                 prompt_tokens,
             )
@@ -179,7 +179,7 @@ def count_inner_children(nodes: Tensor, mask: Tensor, trie: ItemTrie) -> Array:
 
     Leaves are counted as well where a node has both, which happens with semantic IDs of different lengths only.
     """
-    leads_on = mask & (trie.subtree_size[nodes] > 1)
+    leads_on = mask & (trie.leads_on(nodes))
     return (trie.num_children[nodes] * leads_on).sum(1, keepdim=True).cpu().numpy()
 
 

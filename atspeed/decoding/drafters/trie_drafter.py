@@ -50,7 +50,7 @@ class TrieDrafter(Drafter):
         """Return the likeliest nodes below the frontier ``[B, W]`` where half of them fit; an empty list for none."""
         trie = target.trie
         half_fits = (trie.num_children[frontier.nodes] * frontier.mask).sum(1, keepdim=True) <= 2 * frontier.budget
-        has_inner_children = trie.subtree_size[frontier.nodes] > 1
+        has_inner_children = trie.leads_on(frontier.nodes)
         parent_mask = frontier.mask & half_fits & has_inner_children & (beams.depth > 0)[:, None]
         if not parent_mask.any():
             return []

@@ -109,7 +109,7 @@ def count_answers(beams: Beams, target: PrefixScorer) -> Tensor:
     trie, nodes, mask = target.trie, beams.nodes, beams.mask
     needed = (beams.leaf_scores == -torch.inf).sum(1)
     num_leaves = count = torch.zeros_like(needed)
-    for _ in range(trie.num_levels):
+    for _ in range(trie.max_depth):
         count = torch.maximum(count, num_leaves + mask.sum(1))
         num_leaves = num_leaves + (mask & trie.is_leaf(nodes)).sum(1)
         mask = mask & (count < needed)[:, None]

@@ -84,7 +84,7 @@ class SamplingVerifier(Verifier):
         """Return the advanced beams; see :meth:`Verifier.advance`."""
         nothing = beams.nodes[:, :0], beams.scores[:, :0]
         drafted_from = beams.nodes, beams.scores  # the prefixes whose children the draft drew
-        for level in range(target.trie.num_levels):
+        for level in range(target.trie.max_depth):
             ready = is_ready(beams, target)
             if not ready.any():
                 break

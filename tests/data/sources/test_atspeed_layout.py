@@ -24,7 +24,7 @@ def test_beauty_is_read_whole(beauty: Path) -> None:
     assert (len(data.users), data.catalog.num_items, data.catalog.num_levels) == (19_383, 12_035, 4)
     assert len(data.train.values) == 122_241
     assert sum(1 for items in data.test if len(items)) == 3_553
-    assert data.catalog.tokens.unique(dim=0).shape[0] == 12_023
+    assert data.catalog.codes.unique(dim=0).shape[0] == 12_023
     assert data.catalog.names[0] == "1"
 
 

@@ -8,7 +8,7 @@ from atspeed.data import EmbeddedCatalog
 def test_a_seed_fixes_the_data() -> None:
     first, again, other = (EmbeddedCatalog(num_users=60, seed=seed).load() for seed in (3, 3, 4))
     assert first.train.tolist() == again.train.tolist()
-    assert first.catalog.tokens.equal(again.catalog.tokens)
+    assert first.catalog.codes.equal(again.catalog.codes)
     assert first.train.tolist() != other.train.tolist()
 
 
@@ -16,7 +16,7 @@ def test_it_has_the_traits_that_matter() -> None:
     data = EmbeddedCatalog().load()
     assert len(data.users) >= 1000
     assert data.catalog.num_levels == 4
-    sids = Counter(map(tuple, data.catalog.tokens.tolist()))
+    sids = Counter(map(tuple, data.catalog.codes.tolist()))
     assert max(sids.values()) > 1, "some items share a semantic ID"
     assert {len(items) for items in data.test} == {1, 2}
     tastes = [{data.catalog.sid(item)[0] for item in items} for items in data.train]

@@ -91,7 +91,7 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     decoded = decoder(PROMPT.expand(SAMPLES, -1), MASK.expand(SAMPLES, -1), num_beams, generator=generator)
     counts: dict[frozenset[tuple[int, ...]], int] = defaultdict(int)
-    for answer in trie.codes(decoded.leaves).tolist():
+    for answer in trie.tokens(decoded.leaves).tolist():
         assert len({tuple(codes) for codes in answer}) == num_beams, "K distinct results"
         counts[frozenset(tuple(codes) for codes in answer)] += 1
     assert (decoded.scores.diff(dim=1) <= 0).all(), "best first"
