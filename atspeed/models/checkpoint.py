@@ -76,6 +76,7 @@ class Checkpoint(ModelSource):
         """
         adapter = adapter_config(self.path)
         folder = base_folder(self.path, adapter, self.adapter_base) if adapter else self.path
+        check_loadable(folder, self.trust_code, self.allow_pickle)
         if adapter:
             weight_files(self.path, adapter=True, allow_pickle=self.allow_pickle)
         tokenizer_folder = self.path if (self.path / "tokenizer_config.json").is_file() else folder
@@ -164,18 +165,12 @@ def _file_digest(file: Path, size: int, modified: int) -> bytes:  # several call
         return hashlib.file_digest(content, "sha256").digest()
 
 
-def load_model(folder: Path, dtype: str, trust_code: bool, allow_pickle: bool) -> PreTrainedModel:
-    """Load the model of a folder as ``transformers`` does, but refuse what it would only warn about.
-
-    Args:
-        folder: the folder.
-        dtype: of the weights.
-        trust_code: see :class:`Checkpoint`.
-        allow_pickle: see :class:`Checkpoint`.
+def check_loadable(folder: Path, trust_code: bool, allow_pickle: bool) -> None:
+    """Refuse a folder without a model, or with one that needs a setting that is off; see :class:`Checkpoint`.
 
     Raises:
         FileNotFoundError: if the folder has no configuration or no weights.
-        ValueError: if weights are missing, or a setting is off that the folder needs.
+        ValueError: if it needs code or pickles that are not allowed.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a Hugging Face model folder: it has no config.json")
@@ -186,6 +181,20 @@ def load_model(folder: Path, dtype: str, trust_code: bool, allow_pickle: bool) -
             "Python code in the folder. Read it, then set trust_code to run it"
         )
     weight_files(folder, adapter=False, allow_pickle=allow_pickle)
+
+
+def load_model(folder: Path, dtype: str, trust_code: bool, allow_pickle: bool) -> PreTrainedModel:
+    """Load the model of a folder as ``transformers`` does, but refuse one whose weights are not complete.
+
+    Args:
+        folder: the folder, which :func:`check_loadable` accepts.
+        dtype: of the weights.
+        trust_code: see :class:`Checkpoint`.
+        allow_pickle: see :class:`Checkpoint`.
+
+    Raises:
+        ValueError: if weights are missing, or ``transformers`` cannot load the model.
+    """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
