@@ -5,6 +5,7 @@ from atspeed.catalog.compact_vocabulary import CompactVocabulary
 from atspeed.catalog.item_catalog import ItemCatalog, ItemIndices
 from atspeed.catalog.residual_kmeans import ResidualKMeans
 from atspeed.catalog.spelling import Spelling
+from atspeed.catalog.tokenizer_vocabulary import TokenizerVocabulary
 from atspeed.catalog.vocabulary import Vocabulary
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "NextNearest",
     "ResidualKMeans",
     "Spelling",
+    "TokenizerVocabulary",
     "Vocabulary",
 ]

@@ -59,6 +59,14 @@ class CompactVocabulary(Vocabulary):
         """Return the token ids of codes; see :meth:`Vocabulary.code_tokens`."""
         return [self._ids.get(word) for word in words]
 
+    def tokens_written(self, tokens: Sequence[int]) -> list[str]:
+        """Return the words of tokens; see :meth:`Vocabulary.tokens_written`."""
+        return [self.words[token] for token in tokens]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return the words of tokens, with spaces; see :meth:`Vocabulary.text`."""
+        return " ".join(self.tokens_written(tokens))
+
     def save(self, folder: Path) -> None:
         """Write the vocabulary; see :meth:`Vocabulary.save`."""
         tokenizer = Tokenizer(WordLevel(self._ids, unk_token=SPECIAL_TOKENS[PAD]))

@@ -31,9 +31,11 @@ class ItemCatalog:
 
     Args:
         sids: item name → its codes, the same number for every item.
+        titles: item name → its title, for prompts that write titles; an item may lack one.
 
     Attributes:
         names: item names by item index.
+        titles: their titles, None for an item without one; None if the catalog has no titles.
         words: the distinct codes as they are written, in natural order.
         codes: each item's SID as indices into ``words``, ``[num_items, L]``, int32.
 
@@ -47,25 +49,28 @@ class ItemCatalog:
     ([[0, 2], [1, 2], [0, 2]], [0, 2])
     """
 
-    def __init__(self, sids: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, sids: Mapping[str, Sequence[str]], titles: Mapping[str, str] | None = None) -> None:
         for name, sid in sids.items():
             if isinstance(sid, str):
                 raise ValueError(f"item {name!r} has the semantic ID {sid!r}; {EXPECTED_SID}")
         self._read(pa.array(list(sids), pa.string()), pa.array(list(sids.values()), pa.list_(pa.string())))
+        self.titles: tuple[str | None, ...] | None = None if titles is None else tuple(map(titles.get, sids))
 
     @classmethod
-    def from_arrow(cls, names: pa.Array, sids: pa.Array) -> "ItemCatalog":
+    def from_arrow(cls, names: pa.Array, sids: pa.Array, titles: pa.Array | None = None) -> "ItemCatalog":
         """Return the catalog of items in two columns, without a Python object per code.
 
         Args:
             names: item names, each once (string).
             sids: their codes (list of strings).
+            titles: their titles (string), where they are known.
 
         Raises:
             ValueError: as the constructor.
         """
         catalog = cls.__new__(cls)
         catalog._read(names, sids)
+        catalog.titles = None if titles is None else tuple(titles.to_pylist())
         return catalog
 
     def _read(self, names: pa.Array, sids: pa.Array) -> None:

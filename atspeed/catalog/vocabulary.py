@@ -27,6 +27,14 @@ class Vocabulary(ABC):
         """Return the token id of each code as it is written; None for what is not a single token."""
 
     @abstractmethod
+    def tokens_written(self, tokens: Sequence[int]) -> list[str]:
+        """Return each token as it is written in the vocabulary."""
+
+    @abstractmethod
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return tokens as one text, special tokens included."""
+
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the vocabulary as a Hugging Face tokenizer, beside a model."""
 

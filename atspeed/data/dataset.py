@@ -70,7 +70,8 @@ class Dataset:
                 "the items of data.source have no semantic IDs; make some with: python -m atspeed semantic-ids, "
                 "and name the file that it writes by data.source.sids"
             )
-        return ItemCatalog.from_arrow(self.items["item"].combine_chunks(), self.items["sid"].combine_chunks())
+        columns = ("item", "sid", *(("title",) if "title" in self.items.column_names else ()))
+        return ItemCatalog.from_arrow(*(self.items[column].combine_chunks() for column in columns))
 
     def with_sids(self, sids: pa.Table, skip_missing: bool) -> "Dataset":
         """Return the data set with semantic IDs; items that only ``sids`` has come last.

@@ -41,7 +41,7 @@ class CompactEncoder(PromptEncoder):
 
     def encode(self, history: ItemIndices) -> Tensor:
         """Return the prompt of a history; see :meth:`PromptEncoder.encode`."""
-        closed = torch.nn.functional.pad(self._codes(history[-self.max_items :]), (0, 1), value=SEP)  # [items, L + 1]
+        closed = torch.nn.functional.pad(self._codes(self.cut(history)), (0, 1), value=SEP)  # [items, L + 1]
         return torch.nn.functional.pad(closed.flatten(), (1, 0), value=BOS)
 
     def encode_labelled(self, items: ItemIndices, last_only: bool = False) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,10 @@ class PromptEncoder(ABC):
     spelling: Spelling
     max_items: int
 
+    def cut(self, history: ItemIndices) -> ItemIndices:
+        """Return the last items of a history, those that its prompt has."""
+        return history[max(len(history) - self.max_items, 0) :]
+
     @abstractmethod
     def encode(self, history: ItemIndices) -> Tensor:
         """Return the prompt of a history of item indices, ``[P]``, int64; it ends with the spelling's prefix."""
