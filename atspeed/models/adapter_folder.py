@@ -81,9 +81,11 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     try:
         adapted: Any = PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"the adapter in {folder} does not fit its base {model.config._name_or_path}: {error}"
-        ) from None
+            f"the adapter in {folder} does not fit {model.config._name_or_path}: {reason}; set adapter_base to the "
+            "model that it was trained on"
+        ) from error
     kind = adapted.active_peft_config.peft_type.value
     if not hasattr(adapted.base_model, "merge_and_unload"):
         raise ValueError(f"{folder} has a {kind} adapter, which cannot be merged into a model")

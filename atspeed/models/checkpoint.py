@@ -124,9 +124,9 @@ class Checkpoint(ModelSource):
         for file in files:
             state = file.stat()
             digest.update(_file_digest(file, state.st_size, state.st_mtime_ns))
-        settings = [self.new_vocabulary, self.new_tokens, self.dtype, self.seed]
-        if settings != [False, None, "float32", self.seed]:
-            digest.update(json.dumps(settings).encode())
+        settings = [self.new_vocabulary, self.new_tokens, self.dtype]
+        if settings != [False, None, "float32"]:
+            digest.update(json.dumps([*settings, self.seed]).encode())
         return digest.hexdigest()
 
 
@@ -206,7 +206,7 @@ def load_model(folder: Path, dtype: str, trust_code: bool, allow_pickle: bool) -
             output_loading_info=True,
         )
     except ValueError as error:
-        raise ValueError(f"transformers cannot load {folder}: {error}") from error
+        raise ValueError(f"transformers cannot load {folder}: {' '.join(str(error).split())}") from error
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
@@ -240,8 +240,9 @@ def weight_files(folder: Path, adapter: bool, allow_pickle: bool) -> list[Path]:
 def replace_embeddings(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
     """Give a model random embeddings for another vocabulary, in place."""
     model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
-    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
-        torch.nn.init.normal_(embeddings.weight, std=0.02)
+    embeddings: tuple[Any, ...] = model.get_input_embeddings(), model.get_output_embeddings()
+    for part in embeddings:
+        torch.nn.init.normal_(part.weight, std=0.02)
     for config in (model.config, model.generation_config):
         config.bos_token_id = vocabulary.bos_token
         config.eos_token_id = vocabulary.eos_token
