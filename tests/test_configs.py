@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from transformers import AutoConfig
 
 from atspeed.benchmark import AlignmentBenchmark, Benchmark
+from atspeed.catalog import ItemCatalog
 from atspeed.cli.commands import AtSpeedCLI
 from atspeed.cli.parser import PARSER_SETTINGS, Parser
 from atspeed.cli.shipped_configs import CONFIGS, find_config
@@ -19,7 +20,10 @@ from atspeed.decoding import BoundedTopK, LosslessSampling, RelaxedSampling, Str
 from atspeed.losses import AtSpeedR, AtSpeedS, ScoreRegression
 from atspeed.models import Checkpoint, Exported, Grown, LoRA
 from atspeed.models.growth import grown_config
+from atspeed.prompts import ChatPrompt, TextPrompt
+from atspeed.prompts.prompt import IGNORED
 from scripts.memory import LIVE_PARAMETERS
+from tests.prompts.tiny_tokenizers import byte_level, save
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,6 +100,39 @@ def test_the_lora_overlay_wraps_a_pre_trained_model(tmp_path: Path) -> None:
     assert isinstance(network.base, Checkpoint)
     assert network.base.path == Path("there")
     assert network.base.new_vocabulary
+
+
+PROMPTS = {"lcrec": TextPrompt, "minionerec": TextPrompt, "openonerec": ChatPrompt}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompt_overlays_state_every_setting_and_write_their_format(name: str, tmp_path: Path) -> None:
+    prompt = compose("target", f"prompts/{name}").datamodule.prompt
+    assert type(prompt) is PROMPTS[name]
+    stated = yaml.safe_load((CONFIGS / f"prompts/{name}.yaml").read_text())["data"]["prompt"]["init_args"]
+    assert set(stated) == set(inspect.signature(type(prompt)).parameters)
+    code = "<s_{}_{}>" if name == "openonerec" else "<{}_{}>"
+    sids = {item: [code.format(*each) for each in zip("abc", item, strict=True)] for item in ("123", "420")}
+    catalog = ItemCatalog(sids)
+    prompt.tokenizer = save(tmp_path, byte_level(), codes=("<|sid_begin|>", "<|sid_end|>", *catalog.words))
+    encoder = prompt.encoder(catalog, 20)
+    tokens, labels = encoder.encode_labelled([0, 1, 0])
+    text, response = (encoder.vocabulary.text(part.tolist()) for part in (tokens, labels[labels != IGNORED]))
+    first, second = map("".join, sids.values())
+    history = f"The user has interacted with items {first}, {second} in chronological order. Can you predict"
+    history, border, expected = {
+        "lcrec": (history, "### Response:", f"{first}</s>"),
+        "minionerec": (history, "### Response:\n", f"{first}\n</s>"),
+        "openonerec": (
+            f"\n<|sid_begin|>{first}<|sid_end|><|sid_begin|>{second}<|sid_end|>\n",
+            "</think>\n\n",
+            f"<|sid_begin|>{first}<|sid_end|>",
+        ),
+    }[name]
+    assert history in text
+    assert response == expected
+    assert text.endswith(border + expected)
+    assert "  " not in text, "a line is folded with its indentation"
 
 
 def compose(*names: str) -> ParseOnly:
@@ -200,7 +237,12 @@ def test_the_documented_grown_target_instantiates() -> None:
 def test_all_configs_are_tried() -> None:
     tried = {"target", "draft", "strict", "relaxed", "recommend", "tune"}
     tried |= {"benchmark", "benchmark-alignment", "benchmark-large"}
-    overlays = {"losses/best", "models/llama-7b", "models/llama-68m", "models/qwen3-8b", "models/qwen3-0.6b"} | {
+    overlays = {f"prompts/{name}" for name in PROMPTS} | {
+        "losses/best",
+        "models/llama-7b",
+        "models/llama-68m",
+        "models/qwen3-8b",
+        "models/qwen3-0.6b",
         "hardware/ddp",
         "hardware/deepspeed-zero2",
         "hardware/deepspeed-zero3",

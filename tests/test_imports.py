@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"catalog", "prompts"},
     "recommender": {"catalog", "prompts", "models", "decoding"},
     "alignment": {"data", "models", "decoding", "losses"},
-    "benchmark": {"data", "models", "decoding", "metrics", "recommender"},
+    "benchmark": {"catalog", "prompts", "data", "models", "decoding", "metrics", "recommender"},
     "preparation": {"catalog", "data", "decoding"},
     "serving": {"recommender"},
     "modules": MODULES,

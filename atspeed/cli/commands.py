@@ -13,7 +13,8 @@ from lightning.pytorch.cli import LightningCLI
 from atspeed.callbacks import EpochLines, RunProvenance  # imports the others, so that configs may name them, too
 from atspeed.callbacks.epoch_lines import has_terminal
 from atspeed.cli.overview import COMMANDS, PROGRAM, TRAINER_COMMANDS, usage
-from atspeed.cli.parser import PARSER_SETTINGS, ConfigFile, Parser, TrainerParser, construct
+from atspeed.cli.parser import PARSER_SETTINGS, ConfigFile, DataOfConfig, Parser, TrainerParser, construct
+from atspeed.cli.show_prompt import PromptDisplay
 from atspeed.data import InteractionSource, RecommendationData
 from atspeed.modules import Alignment, StageModule, TargetCaching
 
@@ -44,6 +45,8 @@ def run(args: list[str]) -> None:
         cache_target(args[1:])
     elif command in ("prepare", "semantic-ids"):
         run_preparation(command, args[1:])
+    elif command == "show-prompt":
+        show_prompt(args[1:])
     elif command in COMMANDS.keys() - TRAINER_COMMANDS.keys():
         run_benchmark(command, args[1:])
     else:
@@ -172,6 +175,17 @@ def run_preparation(command: str, args: list[str]) -> None:
     construct(cls, **objects.as_dict()).run(source)
 
 
+def show_prompt(args: list[str]) -> None:
+    """Print a user's prompt, for the data and prompts of any config."""
+    parser = Parser(prog=f"{PROGRAM} show-prompt", description=COMMANDS["show-prompt"], **PARSER_SETTINGS)
+    parser.usage = f"{usage('show-prompt')} --user USER"
+    _add_config_option(parser, "a YAML file, of any command, whose data is read", DataOfConfig)
+    parser.add_class_arguments(PromptDisplay, None)
+    parser.add_class_arguments(RecommendationData, "data")
+    objects = parser.instantiate(parser.parse_args(args))
+    PromptDisplay(objects.user).run(objects.data)
+
+
 def cache_target(args: list[str]) -> None:
     """Write the frozen target's beams and scores for the training prompts, for alignment without the target.
 
@@ -211,5 +225,5 @@ Rerunning skips what is already there, so the same command resumes a run that wa
 --trainer.strategy ddp, N processes share the work."""
 
 
-def _add_config_option(parser: Any, text: str) -> None:
-    parser.add_argument("-c", "--config", action=ConfigFile, help=f"{text}; a name alone also finds atspeed's own")
+def _add_config_option(parser: Any, text: str, action: type[ConfigFile] = ConfigFile) -> None:
+    parser.add_argument("-c", "--config", action=action, help=f"{text}; a name alone also finds atspeed's own")

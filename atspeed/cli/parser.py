@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
@@ -22,13 +23,14 @@ from atspeed.decoding import Drafter, Verifier
 from atspeed.losses import AlignmentLoss
 from atspeed.models import ModelSource
 from atspeed.modules import StageModule
+from atspeed.prompts import Prompt
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
 PLUG_INS = (
-    *(InteractionSource, Splitter, DatasetWriter, CollisionRule),
+    *(InteractionSource, Splitter, DatasetWriter, CollisionRule, Prompt),
     *(ModelSource, AlignmentLoss, Drafter, Verifier, StageModule, Callback),
 )
 """Classes whose subclasses are named without their package, which works for what has been imported."""
@@ -39,13 +41,29 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Apply the config to the settings parsed so far."""
+        super().__call__(parser, cfg, self.find(parser, values), option_string)
+
+    @staticmethod
+    def find(parser: Any, values: Any) -> str:
+        """Return the file of a config; see :func:`find_config`."""
         try:
             file = find_config(values)
         except FileNotFoundError as error:
             parser.error(str(error))
         if Path(values).name == values and Path(file).is_file():  # it could be in two folders: say which
             rank_zero_only(log.info)("config %s: %s", values, Path(file).absolute())
-        super().__call__(parser, cfg, file, option_string)
+        return file
+
+
+class DataOfConfig(ConfigFile):
+    """The option ``--config`` of a command that needs the data only: other sections of a config are skipped."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Apply the section ``data`` of the config to the settings parsed so far."""
+        found = self.find(parser, values)
+        config = yaml.safe_load(Path(found).read_text() if Path(found).is_file() else found)
+        data = yaml.safe_dump({"data": config.get("data", {})})
+        ActionConfigFile.__call__(self, parser, cfg, data, option_string)
 
 
 class _ExplainsErrors:

@@ -64,8 +64,8 @@ class PrefixScorer(ScoredPrefixes):
         prefix_scores: log-probability of the last ``trie.num_prefix`` tokens of each prompt, ``[B]``, float32; 0 until
             the prompt has gone through the model.
         shapes: the size of each forward pass of the batch.
-        only_beams: whether nothing but the root and the beams of a search have been scored, so that none of the next
-            beams has.
+        only_beams: whether nothing but the root and the beams of a search have been scored, and nothing rides with
+            them, so that none of the next beams has.
 
     Raises:
         ValueError: if the model has a sliding attention window shorter than a prompt and a semantic ID.
@@ -92,7 +92,7 @@ class PrefixScorer(ScoredPrefixes):
         self.calls = torch.zeros_like(prompts[:, 0])
         self.prefix_scores = torch.zeros_like(prompts[:, 0], dtype=torch.float32)
         self.shapes: list[CallShape] = []
-        self.only_beams = True
+        self.only_beams = trie.rider is None
         self._prompt_length = prompt_mask.sum(1, keepdim=True)
         self._dtype = model.dtype
 
@@ -123,9 +123,7 @@ class PrefixScorer(ScoredPrefixes):
         Args:
             nodes: ``[B, K]``, int64; at first the root, ``[B, 1]``.
         """
-        if self.trie.rider is not None:
-            self._score(nodes)
-        elif not self._has_prompt and self.only_beams:
+        if not self._has_prompt and self.only_beams:
             self._make(self._prompt_call(nodes))
         elif self.only_beams and not (nodes == ROOT).any():
             self._make(self._beams_call(nodes))

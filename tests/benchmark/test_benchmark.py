@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from atspeed.benchmark import Benchmark, Method
 from atspeed.benchmark.growth_record import grown_from
-from atspeed.catalog import CompactVocabulary
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import BoundedTopK, ModelDrafter, TrieDrafter
 from atspeed.models import Grown, Int8, ModelSource, NewModel
@@ -106,11 +105,11 @@ def test_what_was_grown_is_told_under_int8_as_well(tmp_path: Path) -> None:
     source = Grown(TARGET, hidden_size=64)
     data = RecommendationData(EmbeddedCatalog(num_users=10, num_items=200))
     data.setup()
-    model = source.build(CompactVocabulary(data.catalog.words), tmp_path)
-    record = grown_from(Int8(source), model, data, tmp_path)
-    assert record == grown_from(source, model, data, tmp_path)
+    model = source.build(data.encoder.vocabulary, tmp_path)
+    record = grown_from(Int8(source), model, data.encoder.vocabulary, tmp_path)
+    assert record == grown_from(source, model, data.encoder.vocabulary, tmp_path)
     assert record is not None
-    assert grown_from(Int8(TARGET), model, data, tmp_path) is None
+    assert grown_from(Int8(TARGET), model, data.encoder.vocabulary, tmp_path) is None
 
 
 def test_null_requests_are_all_test_users(tmp_path: Path) -> None:

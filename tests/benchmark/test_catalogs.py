@@ -12,5 +12,5 @@ def test_catalogs_are_measured_each_in_its_own_process(tmp_path: Path) -> None:
     small, large = written["rows"]
     assert small["items"] == 500
     assert small["nodes"] < large["nodes"] < 1 + 32 + 32**2 + 2 * 5000
-    assert small["bytes_a_node"] == large["bytes_a_node"] == 56
+    assert small["bytes_a_node"] == large["bytes_a_node"] == 64
     assert all(value > 0 for row in written["rows"] for value in row.values())

@@ -11,7 +11,9 @@ TRIE = ItemTrie(random_sids(torch.Generator().manual_seed(0), 200, [5, 6, 7]))
 PROMPTS, MASK = random_prompts(torch.Generator().manual_seed(1), [7, 3, 5, 6, 4], VOCAB_SIZE)
 TARGET = tiny_model("llama", VOCAB_SIZE)
 BATCHES = [
-    RequestBatch(torch.zeros(len(rows)), PROMPTS[rows], MASK[rows], torch.zeros(len(rows), 1), torch.zeros(len(rows)))
+    RequestBatch(
+        torch.zeros(len(rows)), *2 * (PROMPTS[rows], MASK[rows]), torch.zeros(len(rows), 1), torch.zeros(len(rows))
+    )
     for rows in (torch.tensor([0, 1, 2]), torch.tensor([3, 4]))
 ]
 
@@ -39,7 +41,7 @@ def scores_of_all_nodes(seed: int, legal_only: bool) -> torch.Tensor:
 
 @pytest.mark.parametrize("seed", [0, 1], ids=["the target itself", "another draft"])
 def test_coverage_counts_requests_whose_target_beams_lie_in_the_drafts_best(seed: int) -> None:
-    rows = measure_coverage(TARGET, tiny_model("llama", VOCAB_SIZE, seed), TRIE, BATCHES, (1, 3), (2, 5, 8, 30))
+    rows = measure_coverage(TARGET, tiny_model("llama", VOCAB_SIZE, seed), TRIE, None, BATCHES, (1, 3), (2, 5, 8, 30))
     found = {(row.level, row.num_beams, row.draft_beams): row.coverage for row in rows}
     target, draft = scores_of_all_nodes(0, False), scores_of_all_nodes(seed, True)
     first, second, end = TRIE.depth_start[1:4]

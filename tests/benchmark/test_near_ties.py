@@ -14,7 +14,7 @@ VOCAB_SIZE, WIDTH = 12, 3
 SIDS = random_sids(torch.Generator().manual_seed(0), 60, [5, 5, 5]).unique(dim=0)
 TRIE, MODEL = ItemTrie(SIDS), tiny_model("llama", VOCAB_SIZE)
 PROMPTS, MASK = random_prompts(torch.Generator().manual_seed(1), [6, 4], VOCAB_SIZE)
-BATCH = RequestBatch(torch.zeros(2), PROMPTS, MASK, torch.zeros(2, 1), torch.zeros(2))
+BATCH = RequestBatch(torch.zeros(2), PROMPTS, MASK, PROMPTS, MASK, torch.zeros(2, 1), torch.zeros(2))
 
 
 @torch.no_grad()

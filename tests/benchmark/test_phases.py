@@ -14,7 +14,7 @@ VOCAB_SIZE = 12
 SLOW = 0.05  # seconds
 TRIE = ItemTrie(random_sids(torch.Generator().manual_seed(0), 200, [5, 6, 7]))
 PROMPTS, MASK = random_prompts(torch.Generator().manual_seed(1), [7, 3], VOCAB_SIZE)
-BATCH = RequestBatch(torch.zeros(2), PROMPTS, MASK, torch.zeros(2, 1), torch.zeros(2))
+BATCH = RequestBatch(torch.zeros(2), PROMPTS, MASK, PROMPTS, MASK, torch.zeros(2, 1), torch.zeros(2))
 TARGET, DRAFT = tiny_model("llama", VOCAB_SIZE), tiny_model("gpt2", VOCAB_SIZE)
 
 

@@ -22,7 +22,6 @@ def test_collisions_are_kept_and_codes_are_in_natural_order() -> None:
         ({"x": []}, "item 'x' has the semantic ID"),
         ({"x": "<a_1>"}, "item 'x' has the semantic ID '<a_1>'; expected a list"),
         ({"x": ["a"], "y": ["a", "b"]}, "item 'y' has a semantic ID of 2 codes, item 'x' one of 1"),
-        ({"x": ["<pad>"]}, "collide with the special tokens"),
     ],
 )
 def test_bad_sids_are_refused(sids: dict, message: str) -> None:
@@ -68,6 +67,11 @@ def test_vocabulary_is_a_tokenizer_that_transformers_reads(tmp_path: Path) -> No
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.sep_token_id) == (0, 1, 2)
     assert CompactVocabulary.load(tmp_path) == vocabulary
     assert CompactVocabulary(["<a_1>"]) != vocabulary
+
+
+def test_codes_that_are_special_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="collide with the special tokens"):
+        CompactVocabulary(["<pad>"])
 
 
 def test_foreign_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from types import ModuleType
 
 import pytest
 
-from atspeed import callbacks, catalog, data, decoding, losses, models, modules
+from atspeed import callbacks, catalog, data, decoding, losses, models, modules, prompts
 from atspeed.catalog import CollisionRule
 from atspeed.data import InteractionSource, Splitter
 from atspeed.decoding import Drafter, Verifier
 from atspeed.losses import AlignmentLoss
 from atspeed.models import ModelSource
 from atspeed.modules import StageModule
+from atspeed.prompts import Prompt
 from tests.cli.running import ROOT
 
 HEAVY = {"deepspeed", "peft", "tensorboard", "datasets"}
@@ -65,6 +66,7 @@ def choose(option: str, plug_ins: list[str]) -> list[str]:
 
 SPLITTERS = choose("--data.source.split", names(data, Splitter))
 SOURCES = [*choose("--data.source", names(data, InteractionSource)), "--data.source", "Interactions", *SPLITTERS]
+PROMPTS = [word for option in ("prompt", "draft_prompt") for word in choose(f"--data.{option}", names(prompts, Prompt))]
 MODELS = names(models, ModelSource)
 LOSSES = choose("--model.loss", names(losses, AlignmentLoss))
 DRAFTERS, VERIFIERS = names(decoding, Drafter), names(decoding, Verifier)
@@ -82,7 +84,7 @@ METHODS = [
     ),
 ]
 COMMANDS = [
-    ["fit", "-c", "target.yaml", *choose("--model.network", MODELS), *CALLBACKS, *MODULES],
+    ["fit", "-c", "target.yaml", *choose("--model.network", MODELS), *PROMPTS, *CALLBACKS, *MODULES],
     ["fit", "-c", "strict.yaml", *ALIGNMENT, *CALLBACKS],
     ["validate", "-c", "strict.yaml", *ALIGNMENT, *CALLBACKS],
     ["test", "-c", "recommend.yaml", *DECODING, *choose("--model.target", MODELS), *CALLBACKS],
@@ -90,6 +92,7 @@ COMMANDS = [
     ["cache-target", "-c", "strict.yaml", *ALIGNMENT],
     ["benchmark", "-c", "benchmark.yaml", *choose("--target", MODELS), *choose("--draft", MODELS), *METHODS, *SOURCES],
     ["benchmark-alignment", "-c", "benchmark-alignment.yaml", *choose("--target", MODELS), *METHODS, *SOURCES],
+    ["show-prompt", "-c", "target.yaml", *PROMPTS, *SOURCES],
     ["semantic-ids", "--out", "x", *choose("--collisions", names(catalog, CollisionRule)), *SOURCES],
     ["tune", "-c", "tune.yaml", *choose("--target", MODELS), *choose("--draft", MODELS), *SOURCES],
 ]

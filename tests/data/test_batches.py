@@ -11,33 +11,34 @@ CATALOG = ItemCatalog({"x": ["a0", "b0"], "y": ["a0", "b1"], "z": ["a1", "b0"]})
 
 
 def test_prompt_closes_every_item_and_is_cut_to_the_last_ones() -> None:
-    prompt = CompactPrompt(CATALOG, max_items=2)
+    prompt = CompactPrompt().encoder(CATALOG, max_items=2)
     assert prompt.encode([]).tolist() == [1]
     assert prompt.encode([0]).tolist() == [1, 3, 5, 2]
     assert prompt.encode([0, 1, 2]).tolist() == [1, 3, 6, 2, 4, 5, 2]
 
 
 def test_every_code_is_a_label_and_no_special_token_is() -> None:
-    tokens, labels = CompactPrompt(CATALOG, max_items=2).encode_labelled([0, 1, 2])
+    tokens, labels = CompactPrompt().encoder(CATALOG, max_items=2).encode_labelled([0, 1, 2])
     assert tokens.tolist() == [1, 3, 5, 2, 3, 6, 2, 4, 5]
     assert labels.tolist() == [-100, 3, 5, -100, 3, 6, -100, 4, 5]
-    _, labels = CompactPrompt(CATALOG, max_items=2).encode_labelled([0, 1, 2], last_only=True)
+    _, labels = CompactPrompt().encoder(CATALOG, max_items=2).encode_labelled([0, 1, 2], last_only=True)
     assert labels.tolist() == [-100] * 7 + [4, 5]
 
 
 def test_a_training_sequence_starts_with_the_prompt_of_its_history() -> None:
-    prompt = CompactPrompt(CATALOG)
+    prompt = CompactPrompt().encoder(CATALOG, max_items=20)
     tokens, _ = prompt.encode_labelled([2, 0, 1])
     assert tokens[: -CATALOG.num_levels].tolist() == prompt.encode([2, 0]).tolist()
 
 
 def test_padding_is_on_the_right_for_sequences_and_on_the_left_for_requests() -> None:
-    prompt = CompactPrompt(CATALOG)
+    prompt = CompactPrompt().encoder(CATALOG, max_items=20)
     sequences = collate_sequences([SequenceExample(7, [0], False), SequenceExample(3, [0, 1], False)], prompt)
     assert sequences.tokens[0].tolist() == [1, 3, 5, 0, 0, 0]
+    assert sequences.token_mask[0].tolist() == [True] * 3 + [False] * 3
     assert sequences.labels[0].tolist() == [-100, 3, 5, -100, -100, -100]
     assert sequences.users.tolist() == [7, 3]
-    requests = collate_requests([RequestExample(4, [], [2], 0), RequestExample(1, [0], [1, 2], 1)], prompt)
+    requests = collate_requests([RequestExample(4, [], [2], 0), RequestExample(1, [0], [1, 2], 1)], prompt, prompt)
     assert requests.users.tolist() == [4, 1]
     assert requests.prompts.tolist() == [[0, 0, 0, 1], [1, 3, 5, 2]]
     assert requests.prompt_mask.tolist() == [[False, False, False, True], [True] * 4]

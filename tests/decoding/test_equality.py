@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from atspeed.benchmark import HFGenerate
-from atspeed.decoding import Drafter, HybridDrafter, ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
+from atspeed.decoding import (
+    Decoded,
+    Drafter,
+    HybridDrafter,
+    ItemTrie,
+    ModelDrafter,
+    NoDrafter,
+    SpeculativeDecoder,
+    TrieDrafter,
+)
 from tests.decoding.priced import PRICED
 from tests.decoding.tiny import END_TOKEN, FAMILIES, random_prompts, random_sids, random_titles, tiny_model
 
@@ -45,10 +54,17 @@ def assert_equals_generate(
     trie = ItemTrie(sids)
     expected_codes, expected_scores = HFGenerate(target, sids, end_token=end_token)(prompts, mask, num_beams)
     decoded = SpeculativeDecoder(target, trie, drafter, draft=draft)(prompts, mask, num_beams)
-    width = min(num_beams, trie.num_leaves)
-    assert decoded.leaves.shape == (len(prompts), width)
+    assert_same_answers(trie, decoded, expected_codes, expected_scores)
+
+
+def assert_same_answers(
+    trie: ItemTrie, decoded: Decoded, expected_codes: torch.Tensor, expected_scores: torch.Tensor
+) -> None:
+    """Compare answers with those of :class:`HFGenerate`."""
+    width = min(expected_scores.shape[1], trie.num_leaves)
+    assert decoded.leaves.shape == (len(expected_scores), width)
     codes = trie.tokens(decoded.leaves)
-    for row in range(len(prompts)):
+    for row in range(len(expected_scores)):
         found = decoded.scores[row] > -torch.inf
         assert found.equal(expected_scores[row, :width] > IMPOSSIBLE)
         assert trie.is_leaf(decoded.leaves[row, found]).all(), "every answer is a whole semantic ID"

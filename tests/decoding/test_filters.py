@@ -136,5 +136,5 @@ def test_another_catalog_takes_over_without_new_models() -> None:
     assert decoder(PROMPTS, MASK, 5).leaves.equal(expected.leaves)
     decoder.use_catalog(ItemTrie(SIDS))
     assert decoder(PROMPTS, MASK, 5).leaves.equal(before.leaves)
-    with pytest.raises(ValueError, match="the catalog's codes go from 0 to 99; the models know tokens from 0 to 11"):
+    with pytest.raises(ValueError, match="have token ids from 0 to 99; the target knows tokens from 0 to 11"):
         decoder.use_catalog(ItemTrie(torch.tensor([[5, 99]])))

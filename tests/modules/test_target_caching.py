@@ -197,7 +197,7 @@ def test_size_on_disk_is_that_of_the_formula(made: Path) -> None:
         ({}, data(), "bf16-mixed", "trainer.precision"),
         ({}, data(max_history=5), "32-true", "requests (data.source, data.cuts, data.max_history)"),
         ({}, data(cuts="every"), "32-true", "requests (data.source, data.cuts, data.max_history)"),
-        ({}, data(seed=1), "32-true", "catalog, requests (data.source, data.cuts, data.max_history)"),
+        ({}, data(seed=1), "32-true", "catalog, requests (data.source, data.cuts, data.max_history), data.prompt"),
     ],
     ids=["weights", "num_beams", "precision", "max_history", "cuts", "data"],
 )

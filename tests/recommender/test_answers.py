@@ -5,7 +5,7 @@ from atspeed.decoding import Decoded, ItemFilter, ItemTrie
 from atspeed.recommender import Answer, Recommendation, answers, unseen_items
 
 CATALOG = ItemCatalog({"soap": ["<a_0>", "<b_1>"], "comb": ["<a_2>", "<b_1>"], "sponge": ["<a_0>", "<b_1>"]})
-TRIE = ItemTrie(CATALOG.tokens)
+TRIE = ItemTrie(CATALOG.codes)
 SOAPS, COMB = TRIE.leaves(torch.tensor([0, 1])).tolist()
 
 
