@@ -1,7 +1,8 @@
 """What a user would pick without atspeed: ``transformers.generate`` with a strict trie."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,26 +55,27 @@ class HFGenerate:
         length = prompts.shape[1] - self.num_prefix
         prompts, prompt_mask = prompts[:, :length], prompt_mask[:, :length]
         generate: Any = self.model.generate  # typed as a tensor by transformers' mixins
-        output = generate(
-            input_ids=prompts,
-            attention_mask=prompt_mask.long(),
-            prefix_allowed_tokens_fn=lambda _, tokens: self.allowed.get(
-                tuple(tokens[length:].tolist()), [self.pad_token]
-            ),
-            generation_config=GenerationConfig(
-                num_beams=num_beams,
-                num_return_sequences=num_beams,
-                max_new_tokens=self.num_tokens,
-                min_new_tokens=self.num_tokens if self.end_token is None else None,
-                length_penalty=0.0 if num_beams > 1 else None,
-                do_sample=False,
-                pad_token_id=self.pad_token,
-                eos_token_id=self.end_token,
-                return_dict_in_generate=True,
-                output_scores=num_beams > 1,
-                output_logits=num_beams == 1,
-            ),
-        )
+        with default_generation(self.model):
+            output = generate(
+                input_ids=prompts,
+                attention_mask=prompt_mask.long(),
+                prefix_allowed_tokens_fn=lambda _, tokens: self.allowed.get(
+                    tuple(tokens[length:].tolist()), [self.pad_token]
+                ),
+                generation_config=GenerationConfig(
+                    num_beams=num_beams,
+                    num_return_sequences=num_beams,
+                    max_new_tokens=self.num_tokens,
+                    min_new_tokens=self.num_tokens if self.end_token is None else None,
+                    length_penalty=0.0 if num_beams > 1 else None,
+                    do_sample=False,
+                    pad_token_id=self.pad_token,
+                    eos_token_id=self.end_token,
+                    return_dict_in_generate=True,
+                    output_scores=num_beams > 1,
+                    output_logits=num_beams == 1,
+                ),
+            )
         codes = output.sequences[:, length:]
         codes = torch.nn.functional.pad(codes, (0, self.num_tokens - codes.shape[1]), value=self.pad_token)
         ended = torch.zeros_like(codes, dtype=torch.bool)
@@ -95,3 +97,17 @@ def reference_for(model: PreTrainedModel, encoder: PromptEncoder) -> HFGenerate:
     spelling = encoder.spelling
     end_token = spelling.suffix[-1] if (spelling.sids == END).any() else None
     return HFGenerate(model, spelling.sids, encoder.vocabulary.pad_token, end_token, spelling.prefix)
+
+
+@contextmanager
+def default_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Hide a model's own settings for generating, which ``generate`` applies where it is not told otherwise.
+
+    Some (suppressed or forced tokens, a length) cannot be told otherwise, because None means the model's.
+    """
+    settings: Any = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = settings

@@ -78,7 +78,7 @@ class CompactVocabulary(Vocabulary):
             sep_token=SPECIAL_TOKENS[SEP],
         ).save_pretrained(folder)
 
-    def check(self, folder: Path) -> None:
+    def check(self, folder: Path) -> int:
         """Refuse a model of another vocabulary; see :meth:`Vocabulary.check`."""
         found = CompactVocabulary.load(folder)
         if found != self:
@@ -87,6 +87,7 @@ class CompactVocabulary(Vocabulary):
                 "the model was exported for another catalog. Choose the run folder of this catalog, or set "
                 "new_vocabulary to keep the body of the model and train fresh embeddings"
             )
+        return 0
 
     @classmethod
     def load(cls, folder: Path) -> "CompactVocabulary":

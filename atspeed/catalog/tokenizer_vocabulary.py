@@ -114,15 +114,16 @@ class TokenizerVocabulary(Vocabulary):
         """Write the tokenizer; see :meth:`Vocabulary.save`."""
         self.tokenizer.save_pretrained(folder)
 
-    def check(self, folder: Path) -> None:
+    def check(self, folder: Path) -> int:
         """Refuse a model with another tokenizer; see :meth:`Vocabulary.check`."""
         found = _load(Path(folder)).get_vocab()
         differing = sorted(
             (word for word in found.keys() | self._ids.keys() if found.get(word) != self._ids.get(word)),
             key=lambda word: (self._ids.get(word, len(self)), word),
         )
-        if not differing:
-            return
+        last = max(found.values())
+        if all(self._ids.get(word, 0) > last for word in differing):
+            return len(self) - 1 - last
         named = [
             f"{word!r} is {self._ids.get(word)} here and {found.get(word)} there" for word in differing[:MAX_NAMED]
         ]

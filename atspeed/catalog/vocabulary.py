@@ -39,5 +39,9 @@ class Vocabulary(ABC):
         """Write the vocabulary as a Hugging Face tokenizer, beside a model."""
 
     @abstractmethod
-    def check(self, folder: Path) -> None:
-        """Raise ``ValueError`` if the model in a folder has another vocabulary; say how they differ, and what to do."""
+    def check(self, folder: Path) -> int:
+        """Return how many of the last tokens the model in a folder lacks.
+
+        Raises:
+            ValueError: if the model has another vocabulary, saying how they differ, and what to do.
+        """

@@ -40,8 +40,9 @@ class RecommendationData(pl.LightningDataModule):
             ``CompactPrompt`` if not given.
         draft_prompt: how the draft does; as the target if not given.
         examples: what ``fit`` trains on: ``sequences``, where every position is a label (fine-tuning), or
-            ``requests``, a history and its next item (alignment).
-        cuts: where ``requests`` cuts a training history: ``last`` asks for its last item only, ``every`` for each of
+            ``requests``, a history and its next item (alignment). Of a prompt that learns the response only, a
+            sequence is a history and its next item, too.
+        cuts: where such a pair cuts a training history: ``last`` asks for its last item only, ``every`` for each of
             its items but the first, given those before it (on Amazon Beauty five times as many requests).
         max_history: most items in a history.
         max_tokens: most tokens in a training or validation batch, padding included.
@@ -159,13 +160,16 @@ class RecommendationData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Loader of sequences or requests, by ``examples``."""
-        windows = self.training_windows()
-        return self._fit_loader(windows if self.examples == "sequences" else self.requests("train"), train=True)
+        if self.examples == "requests":
+            return self._fit_loader(self.requests("train"), train=True)
+        learns_history = self.encoder.learns_history
+        sequences = self.training_windows() if learns_history else splits.response_sequences(self.requests("train"))
+        return self._fit_loader(sequences, train=True)
 
     def val_dataloader(self) -> DataLoader:
         """Loader of the users with a validation item."""
         requests = self.requests("val")
-        sequences = splits.validation_sequences(requests)
+        sequences = splits.response_sequences(requests)
         return self._fit_loader(sequences if self.examples == "sequences" else requests, train=False)
 
     def test_dataloader(self) -> DataLoader:

@@ -65,8 +65,8 @@ def validation_requests(data: Dataset) -> Examples[RequestExample]:
     return Examples(data.train.lengths[users] + 1, build)
 
 
-def validation_sequences(requests: Examples[RequestExample]) -> Examples[SequenceExample]:
-    """Return validation requests as sequences of which the last item is the label."""
+def response_sequences(requests: Examples[RequestExample]) -> Examples[SequenceExample]:
+    """Return requests as sequences of which the last item is the label."""
 
     def build(row: int) -> SequenceExample:
         request = requests[row]

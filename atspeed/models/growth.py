@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from atspeed.catalog.vocabulary import Vocabulary
-from atspeed.models.sources import Checkpoint, ModelSource
+from atspeed.models.checkpoint import Checkpoint
+from atspeed.models.sources import ModelSource
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
 AXES = {

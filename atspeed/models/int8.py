@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from atspeed.catalog.vocabulary import Vocabulary
+from atspeed.models.checkpoint import Checkpoint
 from atspeed.models.lora import LoRA
-from atspeed.models.sources import Checkpoint, ModelSource, cast
+from atspeed.models.sources import ModelSource, cast
 
 log = logging.getLogger(__name__)
 

@@ -58,6 +58,7 @@ class LoRA(ModelSource):
         model = self.base.build(vocabulary, run_dir)
         add_adapters(model, self.rank, self.scale, self.dropout, self.target_modules)
         cast([weight for weight in model.parameters() if not weight.requires_grad], self.base_dtype)
+        cast([weight for weight in model.parameters() if weight.requires_grad], "float32")
         return model.eval()
 
     def fingerprint(self, run_dir: Path) -> str:

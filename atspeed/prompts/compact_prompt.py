@@ -30,6 +30,8 @@ class CompactEncoder(PromptEncoder):
         max_items: histories are cut to their last ``max_items`` items.
     """
 
+    learns_history = True
+
     def __init__(self, catalog: ItemCatalog, max_items: int) -> None:
         self.vocabulary = CompactVocabulary(catalog.words)
         self.max_items = max_items

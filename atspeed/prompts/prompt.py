@@ -36,8 +36,10 @@ class PromptEncoder(ABC):
         vocabulary: of the model.
         spelling: how the model writes an item.
         max_items: histories are cut to their last ``max_items`` items.
+        learns_history: whether the items of a history are labels, too; otherwise the response is all that is learnt.
     """
 
+    learns_history: bool = False
     vocabulary: Vocabulary
     spelling: Spelling
     max_items: int

@@ -52,7 +52,7 @@ def test_validation_asks_for_the_first_item(users: list) -> None:
     expected = [(user, train, valid[:1]) for user, (train, valid, _) in enumerate(users) if valid]
     assert plain(requests) == [(*request, row) for row, request in enumerate(expected)]
     assert requests.num_items.tolist() == [len(train) + 1 for _, train, _ in expected]
-    sequences = splits.validation_sequences(requests)
+    sequences = splits.response_sequences(requests)
     assert plain(sequences) == [(user, train + truth, True) for user, train, truth in expected]
 
 
