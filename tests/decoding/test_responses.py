@@ -1,5 +1,7 @@
 """What a target writes around the codes, and drafts of other vocabularies: answers stay those of generate."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from hypothesis import given
@@ -126,7 +128,7 @@ def test_a_suffix_of_any_length_takes_no_call_where_last_codes_are_few(
     case = Case(0, [5, 6, 7], num_prefix=2, num_suffix=num_suffix)
     plain = case.decode(5)
     assert plain.target_calls.tolist() == [3] * 3
-    monkeypatch.setattr("atspeed.decoding.search.MOST_LAST_CODES", 1)
+    monkeypatch.setattr(import_module("atspeed.decoding.search"), "MOST_LAST_CODES", 1)
     apart = case.decode(5)
     assert apart.target_calls.tolist() == [3 + (num_suffix > 0)] * 3, "all tokens of the suffix take one call"
     assert apart.target_shapes[-1].tokens == 5 * max(1, num_suffix)
