@@ -21,7 +21,7 @@ class SlidingWindow:
         node 7, full     x  x  x  x  .  x  x  x
         node 7, window   .  .  .  x  .  x  x  x
 
-    Whatever sees itself still does, so no softmax is over nothing.
+    Whatever has a token's own position is still seen, so no softmax is over nothing.
 
     Args:
         size: how many tokens a layer sees, the new one included.

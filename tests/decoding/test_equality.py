@@ -99,10 +99,10 @@ def test_strict_answers_equal_generate(
 
 
 @pytest.mark.parametrize("family", WINDOWED)
-@settings(thorough, max_examples=15)
+@settings(thorough, max_examples=12)
 @given(
     seed=st.integers(0, 2**31),
-    window=st.sampled_from([8, 9, 13, 32, 64]),
+    window=st.sampled_from([8, 13, 64]),
     num_codes=st.lists(st.integers(2, 7), min_size=1, max_size=4),
     beyond=st.integers(1, 24),
     other_lengths=st.lists(st.integers(1, 80), max_size=2),
