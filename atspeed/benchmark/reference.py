@@ -95,7 +95,8 @@ class HFGenerate:
 def reference_for(model: PreTrainedModel, encoder: PromptEncoder) -> HFGenerate:
     """Return what ``transformers.generate`` answers to a target's prompts."""
     spelling = encoder.spelling
-    end_token = spelling.suffix[-1] if (spelling.sids == END).any() else None
+    first = spelling.sids[0]
+    end_token = int(first[first != END][-1]) if (spelling.sids == END).any() else None  # they all end with it
     return HFGenerate(model, spelling.sids, encoder.vocabulary.pad_token, end_token, spelling.prefix)
 
 
