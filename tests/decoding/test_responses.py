@@ -1,5 +1,6 @@
 """What a target writes around the codes, and drafts of other vocabularies: answers stay those of generate."""
 
+import copy
 from importlib import import_module
 
 import pytest
@@ -159,13 +160,20 @@ def test_a_filter_applies_to_both_models() -> None:
 
 
 def test_bounded_answers_know_what_they_lost_with_the_prefix_in_the_bound() -> None:
-    case = Case(5, [5, 6, 7], num_prefix=2, num_suffix=2)
-    strict = case.decode(5)
-    for epsilon in (0.0, 0.2, 0.6):
+    case = Case(11, [5, 6, 7], num_prefix=2, num_suffix=2)
+    strict, counts = case.decode(5), []
+    without_prefix = copy.copy(case.trie)
+    without_prefix.num_prefix = 0
+    for epsilon in (0.0, 0.2):
         bounded = case.decode(5, "draft", BoundedTopK(epsilon))
-        for row, count in enumerate(bounded.num_exact.tolist()):
+        counts.append(bounded.num_exact.tolist())
+        for row, count in enumerate(counts[-1]):
             assert bounded.leaves[row, :count].equal(strict.leaves[row, :count])
-        assert epsilon > 0 or bounded.leaves.equal(strict.leaves)
+        with_prefix, case.trie = case.trie, without_prefix
+        assert case.decode(5, "draft", BoundedTopK(epsilon)).num_exact.tolist() == counts[-1]
+        case.trie = with_prefix
+    assert counts[0] == [5] * 3
+    assert 0 < sum(counts[-1]) < 15, "the case must lose some answers, and keep some"
 
 
 def test_lossless_sampling_draws_by_the_codes_of_the_target() -> None:

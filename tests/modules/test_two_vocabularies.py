@@ -62,6 +62,35 @@ def test_cached_losses_are_those_of_the_target_online(tokenizer: Path, tmp_path:
         torch.testing.assert_close(cached, online, atol=1e-5, rtol=0)
 
 
+def test_every_item_of_a_user_is_a_response_once(tokenizer: Path) -> None:
+    requests = data(tokenizer)
+    requests.examples, requests.cuts = "sequences", "every"
+    requests.setup()
+    labels = torch.cat([batch.labels.flatten() for batch in requests.train_dataloader()])
+    end = requests.encoder.vocabulary.eos_token
+    assert int((labels == end).sum()) == int((requests.dataset.train.lengths - 1).sum())
+
+
+def test_another_prompt_has_another_fingerprint(tokenizer: Path) -> None:
+    requests = data(tokenizer)
+    requests.setup()
+    settings = {"template": "Bought: {history}\nNext:", "add_codes": True}
+    changes = (
+        {},
+        {"template": "Seen: {history}\nNext:"},
+        {"separator": "; "},
+        {"response_suffix": "\n"},
+        {"item": "- {codes}"},
+    )
+    encoders = [
+        TextPrompt(tokenizer, **{**settings, **change}).encoder(requests.catalog, 4)  # type: ignore[arg-type]
+        for change in (*changes, {})
+    ]
+    fingerprints = [encoder.fingerprint() for encoder in encoders]
+    assert fingerprints[0] == fingerprints[-1]
+    assert len(set(fingerprints)) == len(changes)
+
+
 @torch.no_grad()
 def test_the_draft_learns_the_codes_after_its_own_prompt(tokenizer: Path, tmp_path: Path) -> None:
     requests, module = data(tokenizer), alignment(sources=SequenceShares(0, 0, 1))
