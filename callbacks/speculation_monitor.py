@@ -101,7 +101,7 @@ class SpeculationMonitor(pl.Callback):
     def _measure(self, trainer: pl.Trainer, module: Alignment) -> dict[str, float]:
         """Return the values over the users of all processes; undefined ones are left out."""
         decoder = self._decoder = self._decoder or self._prepare(trainer, module)
-        speculation = Speculation(module.trie.num_calls).to(module.device)
+        speculation = Speculation(module.trie.num_levels).to(module.device)
         overlap = AnswerOverlap().to(module.device)
         generator = torch.Generator(module.device).manual_seed(self.seed)
         training = module.model.training

@@ -110,9 +110,9 @@ class TargetCache:
         self.requests = {split: data.requests(split) for split in SPLITS}
         settings = {
             **settings,
-            "catalog": hashlib.sha256(data.encoder.spelling.sids.numpy().tobytes()).hexdigest(),
+            "catalog": hashlib.sha256(data.catalog.codes.numpy().tobytes()).hexdigest(),
             "requests (data.source, data.cuts, data.max_history)": _hash(self.requests, data.max_history),
-            "data.prompt": _hash_prompts(data),
+            "data.prompt": data.encoder.fingerprint(),
         }
         self._open = lru_cache(maxsize=256)(self._open_shard)
         self._settings = settings
@@ -239,12 +239,4 @@ def _hash(requests: Mapping[Split, Sequence[RequestExample]], max_history: int) 
         digest.update(split.encode())
         for request in examples:
             digest.update(np.array([-1, *request.history[-max_history:], -2, *request.truth]).tobytes())
-    return digest.hexdigest()
-
-
-def _hash_prompts(data: RecommendationData) -> str:
-    """Return a hash of some prompts as the target reads them, which changes whenever its prompt or tokenizer does."""
-    digest = hashlib.sha256(np.array(data.encoder.spelling.prefix).tobytes())
-    for history in ([], [0], [0, 0]):
-        digest.update(data.encoder.encode(history).numpy().tobytes())
     return digest.hexdigest()

@@ -247,7 +247,7 @@ class Benchmark:
             **{name: _by_decoder(loaded.decoders[name], num_beams, self.seed) for name in names},
         }
         measured = {
-            name: Measurement(name, methods.get(name), loaded.items_of, loaded.trie.num_calls, num_beams, batch_size)
+            name: Measurement(name, methods.get(name), loaded.items_of, loaded.trie.num_levels, num_beams, batch_size)
             for name in answers_by
         }
         title = f"K = {num_beams}, batches of {batch_size}"

@@ -125,7 +125,7 @@ class AlignmentBenchmark:
         """Return the target calls of each request, float64, the accepted levels per target call, and the recall."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
         recall = RecallAtK(num_beams).to(self.device)
-        speculation = Speculation(decoder.trie.num_calls).to(self.device)
+        speculation = Speculation(decoder.trie.num_levels).to(self.device)
         calls = []
         for batch in track(batches, f"{title}, K = {num_beams}", transient=True):
             decoded = decoder(**batch.decoder_inputs, num_beams=num_beams, generator=generator)

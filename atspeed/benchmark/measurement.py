@@ -59,7 +59,7 @@ class Measurement:
         name: of the method.
         method: drafter and verifier; None for ``transformers.generate``.
         items_of: the catalog's items by the tokens of their semantic ID; see :func:`items_by_tokens`.
-        num_calls: target calls of plain beam search; see :class:`ItemTrie`.
+        num_levels: codes of a semantic ID, L.
         num_beams: the beam width K; recall and NDCG are at K.
         batch_size: requests decoded together.
     """
@@ -67,7 +67,7 @@ class Measurement:
     name: str
     method: Method | None
     items_of: ItemsOf
-    num_calls: int
+    num_levels: int
     num_beams: int
     batch_size: int
     seconds: list[float] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Measurement:
     calls: list[BatchCalls] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.speculation = Speculation(self.num_calls)
+        self.speculation = Speculation(self.num_levels)
 
     def add(self, seconds: float, answers: list[Answer], decoded: Decoded | None, truth: Tensor) -> None:
         """Add a batch.
@@ -122,7 +122,7 @@ class Measurement:
         if self.speculation.update_called:
             values = {name: float(value) for name, value in self.speculation.compute().items()}
             counts = {name: None if math.isnan(value) else value for name, value in values.items()}
-        levels = range(self.num_calls - 1)
+        levels = range(self.num_levels - 1)
         return MethodRow(
             method=self.name,
             drafter=type(drafter).__name__ if drafter else None,

@@ -200,7 +200,7 @@ class Tuner:
         batches = data.batches_by_length(requests, data.batch_size, self.device)
         methods = {name: _answers_by(decoder, self.num_beams) for name, decoder in decoders.items()}
         seconds: Seconds = {name: [] for name in decoders}
-        counts = {name: Speculation(next(iter(decoders.values())).trie.num_calls).to(self.device) for name in decoders}
+        counts = {name: Speculation(next(iter(decoders.values())).trie.num_levels).to(self.device) for name in decoders}
         for _, done in time_interleaved(methods, batches, self.num_warmup, self.seed, title):
             for name, (elapsed, decoded) in done.items():
                 seconds[name].append(elapsed)

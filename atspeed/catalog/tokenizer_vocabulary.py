@@ -48,8 +48,12 @@ class TokenizerVocabulary(Vocabulary):
     def _ids(self) -> dict[str, int]:
         return self.tokenizer.get_vocab()
 
-    def __len__(self) -> int:
+    @cached_property
+    def _num_tokens(self) -> int:
         return max(self._ids.values()) + 1  # there may be gaps
+
+    def __len__(self) -> int:
+        return self._num_tokens
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TokenizerVocabulary) and self._ids == other._ids

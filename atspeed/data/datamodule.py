@@ -141,7 +141,7 @@ class RecommendationData(pl.LightningDataModule):
 
     def predict_fingerprint(self) -> str:
         """Return a hash of everything in the data that predictions depend on."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.encoder.fingerprint().encode())
         known = self.predict_histories
         for names in (self.max_history, self.catalog.names, self.catalog.words, list(known.users)):
             digest.update(json.dumps(names).encode())

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
+from atspeed.decoding.sliding_window import SlidingWindow
+
 Normalize = Literal["vocabulary", "allowed"]
 
 MAX_LOGITS = 1 << 25
@@ -50,6 +52,7 @@ def child_log_probs(
     num_parents: int,
     normalize: Normalize,
     dtype: torch.dtype | None = None,
+    window: SlidingWindow | None = None,
 ) -> Tensor:
     """Run a model once over new tokens, and return the log-probabilities of the wanted children.
 
@@ -67,13 +70,15 @@ def child_log_probs(
         normalize: ``vocabulary``: log-softmax over all tokens, as ``transformers.generate`` ranks; ``allowed``: over a
             parent's legal children.
         dtype: the model's, if at hand: a model finds its own in the time of ten tensor operations.
+        window: the model's, if it has one; it gets the positions of the new slots.
 
     Returns:
         ``[B, W]``, float32, at most 0; minus infinity for children that are not legal.
     """
     dtype = dtype or model.dtype
-    bias = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
-    inputs: dict[str, Any] = {"position_ids": positions, "attention_mask": bias[:, None], "use_cache": True}
+    bias = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
+    limited = bias if window is None else window.limit(bias, positions)
+    inputs: dict[str, Any] = {"position_ids": positions, "attention_mask": limited, "use_cache": True}
     inputs[cache_argument(type(model).forward)] = cache
     logits_per_position = tokens.shape[0] * getattr(model, HEAD_APART, 0)
     if num_parents * logits_per_position > MAX_LOGITS:

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed.decoding.forward import HEAD_APART
-from atspeed.decoding.scorer import PrefixScorer, check_window
+from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.trie import ItemTrie
 
 log = logging.getLogger(__name__)
@@ -24,8 +24,9 @@ NUM_BRANCHES = 2
 _PROBED = "_atspeed_probed_tokens"  # attribute of a model: tokens of the longest prompt and semantic ID that passed
 
 _WAY_OUT = (
-    "If it attends within a window or a chunk, shorten the prompts (data.max_history); otherwise use an architecture "
-    "with full attention and position_ids, such as Llama, Qwen3, Mistral, Gemma 2 or GPT-2, or transformers.generate"
+    "If it attends within a chunk or a window of its own, shorten the prompts (data.max_history); otherwise use an "
+    "architecture with full or sliding attention and position_ids, such as Llama, Qwen3, Mistral, Gemma 3 or GPT-2, or "
+    "transformers.generate"
 )
 
 
@@ -34,8 +35,9 @@ def check_tree_attention(model: PreTrainedModel, prompt_tokens: int, num_levels:
 
     A short and a long prompt, left-padded to one length, and a branching tree are scored in two calls, the second
     branch first, and compared with each branch as a plain row without padding, mask or cache. A model that numbers
-    positions by cache slot (ALiBi), attends within a window or a chunk, keeps a recurrent state or ignores the mask
-    does not pass. Windows and chunks show only beyond their length, so the probe is as long as the longest request.
+    positions by cache slot (ALiBi), attends within a chunk or within another window than :class:`SlidingWindow` finds,
+    keeps a recurrent state or ignores the mask does not pass. Windows and chunks show only beyond their length, so the
+    probe is as long as the longest request.
 
     What passed is kept on the model, so a model is probed once, and again only for longer requests.
 
@@ -50,7 +52,6 @@ def check_tree_attention(model: PreTrainedModel, prompt_tokens: int, num_levels:
     if _is_probed(model, prompt_tokens, num_levels):
         return
     length = prompt_tokens + num_levels
-    check_window(model, length)
     name = type(model).__name__
     log.info("probing the tree attention of %s with prompts of %d tokens (a few forward passes)", name, prompt_tokens)
     training = model.training

@@ -10,6 +10,7 @@ from atspeed.decoding.cost.cost_model import CallShape
 from atspeed.decoding.forward import Normalize, WantedChildren, child_log_probs
 from atspeed.decoding.indexing import mark_members
 from atspeed.decoding.scored_prefixes import UNUSED, ScoredPrefixes
+from atspeed.decoding.sliding_window import SlidingWindow
 from atspeed.decoding.trie import ROOT, ItemTrie, Spans
 
 
@@ -66,9 +67,6 @@ class PrefixScorer(ScoredPrefixes):
         shapes: the size of each forward pass of the batch.
         only_beams: whether nothing but the root and the beams of a search have been scored, and nothing rides with
             them, so that none of the next beams has.
-
-    Raises:
-        ValueError: if the model has a sliding attention window shorter than a prompt and a semantic ID.
     """
 
     def __init__(
@@ -80,7 +78,6 @@ class PrefixScorer(ScoredPrefixes):
         normalize: Normalize = "vocabulary",
         allowed: Tensor | None = None,
     ) -> None:
-        check_window(model, prompts.shape[1] + trie.num_levels)
         super().__init__(trie, len(prompts))
         self.model = model
         self.prompts = prompts
@@ -95,6 +92,7 @@ class PrefixScorer(ScoredPrefixes):
         self.only_beams = trie.rider is None
         self._prompt_length = prompt_mask.sum(1, keepdim=True)
         self._dtype = model.dtype
+        self._window = SlidingWindow.of(model)
 
     @property
     def _has_prompt(self) -> bool:
@@ -159,8 +157,8 @@ class PrefixScorer(ScoredPrefixes):
         num_parents, num_prefix = call.nodes.shape[1], 0 if self._has_prompt else self.trie.num_prefix
         if num_prefix:
             num_parents, wanted = num_parents + num_prefix, self._with_prefix(wanted, num_prefix)
-        inputs = self.model, self.cache, *call[:3]
-        log_probs = child_log_probs(*inputs, wanted, num_parents, self.normalize, self._dtype)
+        how = self.normalize, self._dtype, self._window
+        log_probs = child_log_probs(self.model, self.cache, *call[:3], wanted, num_parents, *how)
         if num_prefix:
             self.prefix_scores = log_probs[:, :num_prefix].sum(1)
         return log_probs[:, num_prefix:]
@@ -177,6 +175,8 @@ class PrefixScorer(ScoredPrefixes):
         """Drop all requests but those at ``rows`` (int64)."""
         if self._has_prompt:
             self.cache.batch_select_indices(rows)
+        if self._window is not None:
+            self._window.keep(rows)
         super().keep(rows)
         self.prompts, self.prompt_mask = self.prompts[rows], self.prompt_mask[rows]
         self.calls, self._prompt_length = self.calls[rows], self._prompt_length[rows]
@@ -269,18 +269,4 @@ class PrefixScorer(ScoredPrefixes):
             mask=torch.cat([pad(prompt.mask, (0, num_nodes)), call.mask], dim=1),
             nodes=torch.cat([prompt.nodes, call.nodes], dim=1),
             valid=None if call.valid is None else pad(call.valid, (1, 0), value=True),
-        )
-
-
-def check_window(model: PreTrainedModel, length: int) -> None:
-    """Raise ``ValueError`` if the model's config has a sliding window shorter than ``length`` tokens.
-
-    In low precision a window that lacks a few tokens looks like rounding, so the probe alone might miss it.
-    """
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True) and length > window:
-        raise ValueError(
-            f"the model's sliding_window is {window}, but a prompt and a semantic ID take {length} tokens: tree "
-            "attention needs the whole prompt in view; shorten the history (data.max_history)"
         )

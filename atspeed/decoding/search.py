@@ -18,6 +18,10 @@ from atspeed.decoding.verifiers.verifier import Verifier
 
 log = logging.getLogger(__name__)
 
+MOST_LAST_CODES = 64
+"""Codes of a request that are scored in advance for what closes them: cheaper than a call, whose price in tokens is
+about 40 on a CPU and 200 on a GPU, and which they save with certainty."""
+
 
 @dataclass
 class Decoded:
@@ -114,12 +118,13 @@ def search(
     batch_size, device = len(target.prompts), target.prompts.device
     select = verifier.selection(generator)
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
-    accepted = drafted = rows.new_zeros(batch_size, trie.num_calls - 1)
+    accepted = drafted = rows.new_zeros(batch_size, trie.num_levels - 1)
     beams, result = Beams.at_root(batch_size, num_beams, device), None
     for _ in range(trie.num_calls):  # each round advances every request by one level or more
         proposal = drafter.propose(beams, target, draft, select)
-        if proposal.nodes.shape[1]:
-            target.score(torch.cat([beams.nodes, proposal.nodes], dim=1))
+        closed = _last_codes(beams, trie)
+        if proposal.nodes.shape[1] or closed.shape[1]:
+            target.score(torch.cat([beams.nodes, proposal.nodes, closed], dim=1))
         else:
             target.score_beams(beams.nodes)
         depth_before = beams.depth
@@ -152,6 +157,19 @@ def search(
     raise RuntimeError(f"{type(verifier).__name__} left a request where it was after a target call")
 
 
+def _last_codes(beams: Beams, trie: ItemTrie) -> Tensor:
+    """Return the last codes below the beams, root-padded, where something closes them and they are few; ``[B, W]``.
+
+    Mostly a prefix that lacks one code has one or two items. So what closes their semantic IDs is scored with that
+    code's level, and takes no call of its own.
+    """
+    if trie.max_depth == trie.num_levels:
+        return beams.nodes[:, :0]
+    lack_one = beams.mask & (beams.depth == trie.num_levels - 1)[:, None]
+    few = (trie.num_children.take(beams.nodes) * lack_one).sum(1, keepdim=True) <= MOST_LAST_CODES
+    return trie.children(beams.nodes, lack_one & few).values
+
+
 def _count_levels(trie: ItemTrie, before: Tensor, after: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
     """Return which levels a round accepted, and which had been drafted, ``[B, L - 1]``, bool each.
 
@@ -163,7 +181,7 @@ def _count_levels(trie: ItemTrie, before: Tensor, after: Tensor, proposed: Tenso
         after: depth of the beams after it, ``[B]``.
         proposed: the proposed nodes, ``[B, T]``.
     """
-    lengths = torch.arange(1, trie.num_calls, device=before.device)  # codes of the prefixes of each level, [L - 1]
+    lengths = torch.arange(1, trie.num_levels, device=before.device)  # codes of the prefixes of each level, [L - 1]
     below = lengths > before[:, None]
     accepted = drafted = below & (lengths < after[:, None])
     if proposed.shape[1]:

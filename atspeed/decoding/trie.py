@@ -76,7 +76,8 @@ class ItemTrie:
     Attributes:
         num_levels: ``L``, the number of codes of the longest semantic ID, ``D - num_closing``.
         max_depth: ``D``.
-        num_calls: most target calls of plain beam search: L, and one more where something closes a semantic ID.
+        num_calls: most target calls of plain beam search: L, and one more where something closes semantic IDs whose
+            last codes are too many to be scored in advance.
         num_leaves: number of distinct semantic IDs.
         has_one_length: whether all of them have D codes.
         code: last code of each prefix, ``[M]``; 0 for the root.

@@ -124,7 +124,7 @@ class Inference(StageModule):
             self.trie = response_trie(self.data.catalog, self.data.encoder)
             self.draft_tokens = draft_tokens(self.data.encoder, self.data.draft_encoder) if draft else None
             self.catalog_coverage = CatalogCoverage(self.data.catalog.num_items, self.num_beams)
-            self.speculation = Speculation(self.trie.num_calls)
+            self.speculation = Speculation(self.trie.num_levels)
 
     def _start(self) -> None:
         pack_linears(self.target)  # not earlier: packed weights cannot be moved to a device or into shards

@@ -1,5 +1,6 @@
 """What every prompt is."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -77,6 +78,14 @@ class PromptEncoder(ABC):
     @abstractmethod
     def max_prompt_tokens(self) -> int:
         """Tokens of the longest prompt at most."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of some prompts and of all responses, which changes whenever prompt or tokenizer do."""
+        digest = hashlib.sha256(np.array(self.spelling.prefix).tobytes())
+        digest.update(self.spelling.sids.numpy().tobytes())
+        for history in ([], [0], [0, 0]):
+            digest.update(self.encode(history).numpy().tobytes())
+        return digest.hexdigest()
 
     def pad(self, sequences: list[Tensor], padding_side: str) -> "PaddedTokens":
         """Return token sequences ``[P]`` as rows of one length, with the padding on the left or right."""

@@ -34,6 +34,7 @@ def test_semantic_ids_are_joined_by_name_and_new_items_come_last() -> None:
     cold = Dataset(item_table(["soap", "comb"]), ["u"], *[ItemSequences.from_lists([[1]])] * 3)
     data = cold.with_sids(SIDS, skip_missing=False)
     assert data.catalog.names == ("soap", "comb", "pen")
+    assert data.catalog.titles is None
     assert data.train.tolist() == [[1]]
 
 
@@ -45,5 +46,6 @@ def test_items_without_a_semantic_id_are_refused_or_counted() -> None:
     assert data.catalog.names == ("soap", "comb", "pen")
     assert data.train.tolist() == [[0, 1], [1]]
     assert data.items["title"].to_pylist() == ["Soap", "Comb", None]
+    assert data.catalog.titles == ("Soap", "Comb", None)
     assert data.skipped == {"items without semantic ID": 1, "interactions with an item without semantic ID": 2}
     assert np.array_equal(data.valid.offsets, [0, 0, 0])

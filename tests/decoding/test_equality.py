@@ -18,7 +18,15 @@ from atspeed.decoding import (
     TrieDrafter,
 )
 from tests.decoding.priced import PRICED
-from tests.decoding.tiny import END_TOKEN, FAMILIES, random_prompts, random_sids, random_titles, tiny_model
+from tests.decoding.tiny import (
+    END_TOKEN,
+    FAMILIES,
+    WINDOWED,
+    random_prompts,
+    random_sids,
+    random_titles,
+    tiny_model,
+)
 
 SCORE_TOLERANCE = 1e-4
 TIE = 1e-5
@@ -103,6 +111,36 @@ def test_strict_answers_equal_generate(
     sids = random_sids(generator, num_items, num_codes)
     prompts, mask = random_prompts(generator, lengths, 12)
     target, draft = tiny_model(family, 12), tiny_model(draft_family, 12, seed=draft_seed)
+    assert_equals_generate(target, sids, prompts, mask, num_beams, DRAFTERS[drafter], draft)
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+@settings(thorough, max_examples=12)
+@given(
+    seed=st.integers(0, 2**31),
+    window=st.sampled_from([8, 13, 64]),
+    num_codes=st.lists(st.integers(2, 7), min_size=1, max_size=4),
+    beyond=st.integers(1, 24),
+    other_lengths=st.lists(st.integers(1, 80), max_size=2),
+    num_beams=st.sampled_from([1, 3, 10]),
+    drafter=st.sampled_from(sorted(DRAFTERS)),
+    draft_family=st.sampled_from(sorted(WINDOWED)),
+)
+def test_strict_answers_under_a_window_shorter_than_the_prompt_equal_generate(
+    family: str,
+    seed: int,
+    window: int,
+    num_codes: list[int],
+    beyond: int,
+    other_lengths: list[int],
+    num_beams: int,
+    drafter: str,
+    draft_family: str,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sids = random_sids(generator, 40, num_codes)
+    prompts, mask = random_prompts(generator, [window + beyond, *other_lengths], 12)
+    target, draft = tiny_model(family, 12, window=window), tiny_model(draft_family, 12, seed=1, window=8)
     assert_equals_generate(target, sids, prompts, mask, num_beams, DRAFTERS[drafter], draft)
 
 

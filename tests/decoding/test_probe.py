@@ -12,9 +12,10 @@ from atspeed.benchmark import HFGenerate
 from atspeed.catalog import CompactVocabulary
 from atspeed.decoding import ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
 from atspeed.decoding.probe import check_tree_attention, head_is_apart
+from atspeed.decoding.sliding_window import SlidingWindow
 from atspeed.models import Int8, NewModel
 from atspeed.models.int8 import has_int8_products
-from tests.decoding.tiny import FAMILIES, LLAMA_LIKE, random_prompts, random_sids, tiny_model
+from tests.decoding.tiny import FAMILIES, LLAMA_LIKE, WINDOWED, random_prompts, random_sids, tiny_model
 
 VOCAB_SIZE = 40
 LONG = {**LLAMA_LIKE, "max_position_embeddings": 128}
@@ -57,7 +58,7 @@ TAKEN = {
     "phi3": LONG,
     "granite": LONG,
     "olmo2": LONG,
-    "gemma3_text": {**LONG, "head_dim": 8, "sliding_window": 128},
+    "gemma3_text": {**LONG, "head_dim": 8},
     "mixtral": {**LONG, "num_local_experts": 2},
     "gptj": {**GPT, "rotary_dim": 8},
     "gpt_bigcode": GPT,
@@ -91,6 +92,33 @@ def test_what_would_answer_wrongly_is_refused(family: str, dtype: torch.dtype) -
 @pytest.mark.parametrize("family", TAKEN)
 def test_full_attention_is_taken(family: str, dtype: torch.dtype) -> None:
     check_tree_attention(random_model(family, TAKEN[family], dtype), prompt_tokens=24, num_levels=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", WINDOWED)
+def test_a_sliding_window_is_taken(family: str, dtype: torch.dtype) -> None:
+    config = {**FAMILIES[family], **WINDOWED[family], "max_position_embeddings": 128, "sliding_window": 8}
+    check_tree_attention(random_model(family, config, dtype), prompt_tokens=24, num_levels=4)
+
+
+@pytest.mark.parametrize("error", [-1, 1])
+@pytest.mark.parametrize("family", WINDOWED)
+def test_a_window_that_is_wrong_by_one_is_refused(family: str, error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {**FAMILIES[family], **WINDOWED[family], "max_position_embeddings": 128, "sliding_window": 8}
+    model = random_model(family, config)
+    right = SlidingWindow.of(model)
+    assert right is not None
+    monkeypatch.setattr(SlidingWindow, "of", lambda _: SlidingWindow(8 + error, right.layer_types))
+    with pytest.raises(ValueError, match=r"differ from those of plain rows .* at 28 tokens"):
+        check_tree_attention(model, prompt_tokens=24, num_levels=4)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "qwen3"])
+def test_a_window_in_all_layers_where_one_lacks_it_is_refused(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {**FAMILIES[family], **WINDOWED[family], "max_position_embeddings": 128, "sliding_window": 8}
+    monkeypatch.setattr(SlidingWindow, "of", lambda _: SlidingWindow(8))
+    with pytest.raises(ValueError, match=r"differ from those of plain rows .* at 28 tokens"):
+        check_tree_attention(random_model(family, config), prompt_tokens=24, num_levels=4)
 
 
 @pytest.mark.skipif(not has_int8_products(), reason="this processor has no int8 products in oneDNN")

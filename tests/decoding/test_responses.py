@@ -1,5 +1,7 @@
 """What a target writes around the codes, and drafts of other vocabularies: answers stay those of generate."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from hypothesis import given
@@ -113,17 +115,24 @@ def test_prefix_and_suffix_count_as_generate_counts_them(
     case = Case(seed, num_codes, num_prefix, num_suffix, lengths, num_items)
     decoded = case.decode(num_beams, drafter)
     assert_same_answers(case.trie, decoded, *case.generate(num_beams))
-    levels = len(num_codes) + (num_suffix > 0)
-    assert decoded.accepted.shape == decoded.drafted.shape == (len(lengths), levels - 1)
-    assert (decoded.target_calls + decoded.accepted_levels == levels).all(), "the suffix takes no call beyond one"
+    assert decoded.accepted.shape == decoded.drafted.shape == (len(lengths), len(num_codes) - 1)
+    closing_calls = decoded.target_calls + decoded.accepted_levels - len(num_codes)
+    assert (closing_calls >= 0).all()
+    assert (closing_calls <= (drafter not in {"none", "trie"} and num_suffix > 0)).all(), "the suffix rides"
 
 
 @pytest.mark.parametrize("num_suffix", [0, 1, 3])
-def test_a_suffix_of_any_length_takes_one_call_and_rides_with_what_is_proposed(num_suffix: int) -> None:
+def test_a_suffix_of_any_length_takes_no_call_where_last_codes_are_few(
+    num_suffix: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = Case(0, [5, 6, 7], num_prefix=2, num_suffix=num_suffix)
     plain = case.decode(5)
-    assert plain.target_calls.tolist() == [3 + (num_suffix > 0)] * 3
-    assert plain.target_shapes[-1].tokens == 5 * max(1, num_suffix)
+    assert plain.target_calls.tolist() == [3] * 3
+    monkeypatch.setattr(import_module("atspeed.decoding.search"), "MOST_LAST_CODES", 1)
+    apart = case.decode(5)
+    assert apart.target_calls.tolist() == [3 + (num_suffix > 0)] * 3, "all tokens of the suffix take one call"
+    assert apart.target_shapes[-1].tokens == 5 * max(1, num_suffix)
+    assert apart.leaves.equal(plain.leaves)
     trie = case.decode(5, "trie")
     assert trie.target_calls.tolist() == [1] * 3
     assert trie.leaves.equal(plain.leaves)

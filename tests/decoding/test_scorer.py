@@ -1,9 +1,11 @@
+from itertools import product
+
 import pytest
 import torch
 
 from atspeed.decoding import ROOT, ItemTrie, PrefixScorer, SpeculativeDecoder, TrieDrafter
 from atspeed.decoding.forward import _logsumexp_by
-from tests.decoding.tiny import FAMILIES, random_prompts, random_sids, tiny_model
+from tests.decoding.tiny import FAMILIES, WINDOWED, random_prompts, random_sids, tiny_model
 
 VOCAB_SIZE = 12
 SIDS = random_sids(torch.Generator().manual_seed(0), 40, [5, 4, 6])
@@ -12,8 +14,9 @@ PROMPTS, MASK = random_prompts(torch.Generator().manual_seed(1), [7, 3], VOCAB_S
 LEAVES = TRIE.leaves(torch.tensor([0, 11]))
 
 
-def scorer(family: str = "llama", normalize: str = "vocabulary") -> PrefixScorer:
-    return PrefixScorer(tiny_model(family, VOCAB_SIZE), TRIE, PROMPTS, MASK, normalize)  # type: ignore[arg-type]
+def scorer(family: str = "llama", normalize: str = "vocabulary", window: int | None = None) -> PrefixScorer:
+    model = tiny_model(family, VOCAB_SIZE, window=window)
+    return PrefixScorer(model, TRIE, PROMPTS, MASK, normalize)  # type: ignore[arg-type]
 
 
 def code_log_probs(scored: PrefixScorer, leaves: torch.Tensor) -> torch.Tensor:
@@ -22,21 +25,21 @@ def code_log_probs(scored: PrefixScorer, leaves: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def unpadded_log_probs(family: str, row: int) -> torch.Tensor:
+def unpadded_log_probs(family: str, row: int, window: int | None) -> torch.Tensor:
     """Log-probabilities of the codes of ``LEAVES[row]`` by one plain forward pass without any padding or tree."""
     codes = TRIE.token[TRIE.path(LEAVES[row]).flip(-1)]
     prompt = PROMPTS[row][MASK[row]]
-    logits = tiny_model(family, VOCAB_SIZE)(torch.cat([prompt, codes])[None]).logits[0]
+    logits = tiny_model(family, VOCAB_SIZE, window=window)(torch.cat([prompt, codes])[None]).logits[0]
     return logits[len(prompt) - 1 : -1].log_softmax(-1).gather(1, codes[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "window"), [*product(FAMILIES, [None]), *product(WINDOWED, [1, 4])])
 @torch.no_grad()
-def test_log_probs_equal_a_plain_forward_pass_in_whatever_order_nodes_come(family: str) -> None:
+def test_log_probs_equal_a_plain_forward_pass_in_whatever_order_nodes_come(family: str, window: int | None) -> None:
     prefixes = TRIE.path(LEAVES)[:, 1:]  # depth 2, depth 1
     others = torch.arange(1, 9).expand(2, -1)
-    expected = torch.stack([unpadded_log_probs(family, row) for row in range(2)])
-    at_once, step_by_step, with_others = scorer(family), scorer(family), scorer(family)
+    expected = torch.stack([unpadded_log_probs(family, row, window) for row in range(2)])
+    at_once, step_by_step, with_others = (scorer(family, window=window) for _ in range(3))
     at_once.score(prefixes)
     for nodes in (prefixes[:, :0], prefixes[:, 1:], prefixes[:, :1]):
         step_by_step.score(nodes)
@@ -76,9 +79,10 @@ def test_allowed_normalisation_sums_to_one_over_the_children() -> None:
         torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(log_probs.shape[:-1]))
 
 
+@pytest.mark.parametrize(("family", "window"), [("llama", None), ("mistral", 4), ("gemma2", 4)])
 @torch.no_grad()
-def test_requests_can_leave() -> None:
-    scored, alone = scorer(), scorer()
+def test_requests_can_leave(family: str, window: int | None) -> None:
+    scored, alone = (scorer(family, window=window) for _ in range(2))
     nodes = TRIE.path(LEAVES)[:, 1:]
     scored.score(nodes[:, 1:])
     scored.keep(torch.tensor([1]))
@@ -110,12 +114,6 @@ def test_large_and_impossible_logits_are_normalised_by_group() -> None:
     assert sums[0, 0] == pytest.approx(float(values[0, :2].logsumexp(0)))
     assert sums[0, 2] == -2000
     assert (sums < 0)[0, [1, 3]].all(), "very unlikely, but no nan"
-
-
-def test_a_window_shorter_than_the_prompt_is_refused() -> None:
-    prompts, mask = random_prompts(torch.Generator().manual_seed(1), [38], VOCAB_SIZE)
-    with pytest.raises(ValueError, match=r"sliding_window is 40, but a prompt and a semantic ID take 41 tokens"):
-        PrefixScorer(tiny_model("mistral", VOCAB_SIZE), TRIE, prompts, mask)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,10 +16,15 @@ LLAMA_LIKE = {
 }
 FAMILIES = {
     "llama": LLAMA_LIKE,
-    "mistral": {**LLAMA_LIKE, "sliding_window": 40},
+    "mistral": LLAMA_LIKE,
     "qwen2": LLAMA_LIKE,
     "qwen3": {**LLAMA_LIKE, "head_dim": 8},
-    "gemma2": {**LLAMA_LIKE, "head_dim": 8, "sliding_window": 40},
+    "gemma2": {**LLAMA_LIKE, "head_dim": 8},
+    "gemma3_text": {**LLAMA_LIKE, "head_dim": 8, "sliding_window_pattern": 2},
+    "phi3": LLAMA_LIKE,
+    "olmo2": LLAMA_LIKE,
+    "cohere2": {**LLAMA_LIKE, "head_dim": 8, "sliding_window_pattern": 2},
+    "gpt_oss": {**LLAMA_LIKE, "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "gpt_neox": {
         "hidden_size": 32,
@@ -29,15 +34,21 @@ FAMILIES = {
         "max_position_embeddings": 64,
     },
 }
-_models: dict[tuple[str, int, int], PreTrainedModel] = {}
+MIXED = {"use_sliding_window": True, "max_window_layers": 1}
+WINDOWED = {"mistral": {}, "phi3": {}, "qwen2": MIXED, "qwen3": MIXED}
+WINDOWED |= {family: {} for family in ("gemma2", "gemma3_text", "cohere2", "gpt_oss")}
+"""What the families need for a sliding window in all layers (the first two) or in one of two."""
+_models: dict[tuple[str, int, int, int | None], PreTrainedModel] = {}
 
 
-def tiny_model(family: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
-    """A random model with peaked, irregular distributions; made once."""
-    key = (family, vocab_size, seed)
+def tiny_model(family: str, vocab_size: int, seed: int = 0, window: int | None = None) -> PreTrainedModel:
+    """A random model with peaked, irregular distributions, on request with a sliding window; made once."""
+    key = (family, vocab_size, seed, window)
     if key not in _models:
-        special = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}
-        config = AutoConfig.for_model(family, vocab_size=vocab_size, **special, **FAMILIES[family])
+        values = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0, **FAMILIES[family]}
+        if window is not None:
+            values |= {"sliding_window": window, "max_position_embeddings": 128, **WINDOWED[family]}
+        config = AutoConfig.for_model(family, vocab_size=vocab_size, **values)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

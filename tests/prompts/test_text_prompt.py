@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from atspeed.catalog import ItemCatalog
 from atspeed.decoding.trie import ItemTrie
@@ -127,6 +128,21 @@ def test_prefix_and_suffix_are_tokens_of_the_response(
         assert spelling.sids.equal(
             torch.cat([spelling.code_tokens[CATALOG.codes], torch.tensor(spelling.suffix).expand(5, -1)], 1)
         )
+
+
+@pytest.mark.parametrize("lowers", [False, True])
+def test_codes_of_the_vocabulary_proper_are_single_tokens_if_the_text_gives_them(lowers: bool, tmp_path: Path) -> None:
+    words = ["</s>", ":", "<unk>", *(word for code in CATALOG.words for word in (code.upper(), code))]
+    tokenizer = Tokenizer(models.WordLevel({word: token for token, word in enumerate(words)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("<[^>]+>"), "isolated")
+    if lowers:
+        tokenizer.normalizer = normalizers.Lowercase()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>").save_pretrained(tmp_path)
+    catalog = ItemCatalog({"x": ["<A_1>", "<B_2>"], "y": ["<A_10>", "<B_2>"]})
+    spelling = TextPrompt(tmp_path, "{history}:").encoder(catalog, 20).spelling
+    ids = [[words.index(word.lower() if lowers else word) for word in catalog.sid(item)] for item in range(2)]
+    assert spelling.sids.tolist() == [[*sid, 0] for sid in ids]
+    assert (spelling.code_tokens is None) == lowers
 
 
 def test_prompts_of_bordered_codes_are_put_together_without_tokenizing(
