@@ -18,14 +18,13 @@ FINE_TUNE = (
 
 
 def check_codes(
-    dataset: Dataset, encoder: PromptEncoder, trie: ItemTrie, num_beams: int, lacks_added: bool, spare_rows: int
+    dataset: Dataset, encoder: PromptEncoder, num_beams: int, lacks_added: bool, spare_rows: int
 ) -> Finding:
     """Say which codes are single tokens, and what it costs if some are not.
 
     Args:
         dataset: the items, and who bought which.
         encoder: writes them.
-        trie: of what it writes.
         num_beams: beam width K.
         lacks_added: whether the prompt would add the codes (``add_codes``), but the model has no embeddings for them.
         spare_rows: rows of its embedding matrix that belong to no token.
@@ -33,8 +32,12 @@ def check_codes(
     catalog, spelling = dataset.catalog, encoder.spelling
     num_codes, num_levels = len(catalog.words), catalog.num_levels
     if spelling.code_tokens is not None:
-        fact = f"All {num_codes} are single tokens: {num_levels} for an item, and {len(spelling.suffix)} to close it."
-        return Finding("codes", "good", [fact])
+        facts = [
+            f"All {num_codes} are single tokens: {num_levels} for an item, and {len(spelling.suffix)} to close it."
+        ]
+        if num_added := getattr(encoder.vocabulary, "num_added", 0):
+            facts.append(f"{num_added} of them are not in the prompt's tokenizer, but added to it (add_codes).")
+        return Finding("codes", "good", facts)
     tokens = encoder.vocabulary.code_tokens(catalog.words)
     missing = [word for word, token in zip(catalog.words, tokens, strict=True) if token is None]
     facts = [f"{num_codes - len(missing)} of {num_codes} are single tokens."]
@@ -44,7 +47,7 @@ def check_codes(
     else:
         facts.append("But in a response the tokenizer merges them with what is beside them.")
         changes = ["keep codes apart: add them to the tokenizer by add_tokens, and fine-tune the model with them"]
-    facts.append(_cost(dataset, spelling, trie, num_beams))
+    facts.append(_cost(dataset, spelling, num_beams))
     if missing and spare_rows >= len(missing):
         facts.append(f"The embedding matrix has {spare_rows} rows more than the tokenizer has tokens.")
         changes.append(
@@ -66,15 +69,15 @@ def _spelled(encoder: PromptEncoder, word: str) -> str:
     return f"such as {word!r} with {' '.join(vocabulary.tokens_written(vocabulary.tokenize(word)))}"
 
 
-def _cost(dataset: Dataset, spelling: Spelling, trie: ItemTrie, num_beams: int) -> str:
+def _cost(dataset: Dataset, spelling: Spelling, num_beams: int) -> str:
     """Return what several tokens for a code cost, in words."""
     lengths = (spelling.sids != ENDED).sum(1)
     codes = ItemTrie(dataset.catalog.codes)
     predicted = predict_trie(codes, dataset.train.values, [num_beams])[0].target_calls.mean
     return (
-        f"An item takes {lengths.min()} to {lengths.max()} tokens, {lengths.double().mean():.1f} on average, and plain "
-        f"beam search up to {trie.num_calls} target calls. Single tokens would take {codes.num_levels}, and "
-        f"{codes.num_levels} calls or, with TrieDrafter, about {predicted:.1f}."
+        f"So an item takes {lengths.min()} to {lengths.max()} tokens, {lengths.double().mean():.1f} on average; cost, "
+        f"below, says what that means. Single tokens would be {codes.num_levels}, with {codes.num_levels} target calls "
+        f"by plain beam search and about {predicted:.1f} with TrieDrafter."
     )
 
 

@@ -22,8 +22,13 @@ from atspeed.doctor.findings import WIDTH, Finding, attempt, show_changes, show_
 from atspeed.doctor.folder_check import load, num_rows
 from atspeed.doctor.generation_check import check_generation
 from atspeed.models import Checkpoint
-from atspeed.prompts import ChatPrompt, Prompt, PromptEncoder, TextPrompt
+from atspeed.prompts import ChatPrompt, CompactPrompt, Prompt, PromptEncoder, TextPrompt
 from atspeed.recommender import response_trie
+
+TEXT_PROMPT = (
+    "a checkpoint with a tokenizer of its own needs a prompt: --data.prompt TextPrompt with tokenizer and template, or "
+    "a config such as --config lcrec.yaml with --data.prompt.tokenizer"
+)
 
 
 class Doctor:
@@ -33,13 +38,16 @@ class Doctor:
 
     Args:
         target: folder of the checkpoint, a model or a PEFT adapter.
-        dtype: of the weights; see :class:`Checkpoint`, as the next three.
+        dtype: of the weights; they are read into it.
         adapter_base: folder of the model that an adapter belongs to.
-        trust_code: run the Python code that comes with the model.
-        allow_pickle: read weights that are not in safetensors format.
+        trust_code: run the Python code that comes with a model whose architecture ``transformers`` does not have.
+        allow_pickle: read weights that are not in safetensors format, but tensors only.
         num_users: test users to answer, evenly spread over the data.
         num_beams: beam width K.
         device: where to run; a GPU if there is one.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist.
     """
 
     def __init__(
@@ -54,6 +62,8 @@ class Doctor:
         device: str | None = None,
     ) -> None:
         require_at_least(1, num_users=num_users, num_beams=num_beams)
+        if not target.is_dir():
+            raise FileNotFoundError(f"target is {str(target)!r}, which is no folder")
         self.source = Checkpoint(
             target, dtype=dtype, adapter_base=adapter_base, trust_code=trust_code, allow_pickle=allow_pickle
         )
@@ -91,26 +101,26 @@ class Doctor:
 
         encoder, problem = attempt(lambda: prompt.encoder(catalog, max_items))
         settings, _ = attempt(lambda: _generation_settings(model, self.source.path))
-        if settings:
-            yield check_generation(settings, encoder.spelling if encoder else None)
-        if not encoder:
+        if settings is not None:
+            yield check_generation(settings, encoder.spelling if encoder is not None else None)
+        if encoder is None:
             yield Finding("prompt", "failed", [problem], ["make the prompt fit its tokenizer, as said under prompt"])
             return
 
         trie = response_trie(catalog, encoder)
         num_beams = min(self.num_beams, trie.num_leaves)
-        spare_rows = num_rows(model) - len(encoder.vocabulary) if model else 0
+        spare_rows = num_rows(model) - len(encoder.vocabulary) if model is not None else 0
         lacks_added = prompt is not wanted
-        yield check_codes(dataset, encoder, trie, num_beams, lacks_added, spare_rows)
+        yield check_codes(dataset, encoder, num_beams, lacks_added, spare_rows)
         user = requests[0].user
         lines, problem = attempt(lambda: [*prompt_lines("target", prompt, encoder, dataset, user, WIDTH)])
-        if not lines:
+        if lines is None:
             yield Finding("prompt", "failed", [problem], ["change the prompt, as said under prompt"])
             return
         yield Finding("prompt", "good", [f"Of the user {dataset.users[user]!r}, as the model sees it:"], block=lines)
         yield check_semantic_ids(catalog, encoder, trie)
 
-        if not model:
+        if model is None:
             yield Finding("tree attention, answers, cost", "skipped", ["The model was not loaded."])
             return
         model.to(self.device)  # type: ignore[arg-type]
@@ -125,14 +135,16 @@ class Doctor:
     ) -> tuple[Prompt, PreTrainedModel | None, Finding]:
         """Load the model; where it lacks the codes that the prompt adds, as it is, with the prompt that adds none."""
         vocabulary, problem = attempt(lambda: _vocabulary(prompt, catalog, max_items))
-        if not vocabulary:
+        if vocabulary is None:
             return prompt, None, Finding("folder", "failed", [problem], ["name a tokenizer, as said under folder"])
         model, finding = load(self.source, vocabulary)
-        if not model and isinstance(vocabulary, TokenizerVocabulary) and vocabulary.num_added:
+        if model is None and isinstance(vocabulary, TokenizerVocabulary) and vocabulary.num_added:
             without = _changed(prompt, add_codes=False)
             as_it_is, found = load(self.source, _vocabulary(without, catalog, max_items))
-            if as_it_is:
+            if as_it_is is not None:
                 return without, as_it_is, found
+        if model is None and isinstance(prompt, CompactPrompt):
+            finding = replace(finding, changes=[TEXT_PROMPT])
         return prompt, model, finding
 
 
@@ -150,7 +162,7 @@ def _search(
     fact = f"{name} honours a tree attention mask after prompts of up to {length} tokens, the longest of this data."
     yield Finding("tree attention", "good", [fact])
     trial, problem = attempt(lambda: try_out(model, trie, encoder, batches, num_beams))
-    if not trial:
+    if trial is None:
         yield Finding("answers, cost", "failed", [problem], ["see under answers, cost"])
         return
     answers = check_answers(trial, model)
@@ -173,7 +185,11 @@ def _vocabulary(prompt: Prompt, catalog: ItemCatalog, max_items: int) -> Vocabul
 
 def _generation_settings(model: PreTrainedModel | None, folder: Path) -> GenerationConfig:
     """Return the settings for ``generate``, also those of a model that does not load."""
-    return model.generation_config if model else GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return (
+        model.generation_config
+        if model is not None
+        else GenerationConfig.from_pretrained(folder, local_files_only=True)
+    )
 
 
 def _changed(prompt: Prompt, **settings: Any) -> Prompt:

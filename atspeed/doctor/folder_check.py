@@ -31,8 +31,9 @@ def load(source: Checkpoint, vocabulary: Vocabulary) -> tuple[PreTrainedModel | 
     """
     adapter, _ = attempt(lambda: adapter_config(source.path))
     model, problem = attempt(lambda: source.build(vocabulary, source.path))
-    if not model:
-        return None, Finding("folder", "failed", [problem], ["make the folder load, as said under folder"])
+    if model is None:
+        named = problem if str(source.path) in problem else f"{source.path}: {problem}"
+        return None, Finding("folder", "failed", [named], ["make the folder load, as said under folder"])
     base = base_folder(source.path, adapter, source.adapter_base) if adapter else source.path
     stored = _stored(base, source.allow_pickle)
     facts = [f"{type(model).__name__}, {model.num_parameters():,} parameters; {stored}, used in {source.dtype}."]

@@ -54,21 +54,25 @@ def check_generation(settings: GenerationConfig, spelling: Spelling | None) -> F
         settings: those of the checkpoint.
         spelling: of the responses, if it is known.
     """
-    found = list(_effects(settings))
-    facts = []
+    found, facts = list(_effects(settings)), []
+    lengths = None if spelling is None else (spelling.sids != ENDED).sum(1)
+    one_length = lengths is not None and int(lengths.min()) == int(lengths.max())
     if scores := _division(settings.length_penalty):
-        lengths = None if spelling is None else (spelling.sids != ENDED).sum(1)
-        if lengths is not None and int(lengths.min()) == int(lengths.max()):
-            facts = [f"{scores}; the order of items stays, because all responses have {int(lengths[0])} tokens."]
+        if one_length:
+            facts = [f"{scores}; the order of items stays, because all responses have as many tokens."]
         else:
             found.append(f"{scores}: the order of items of different lengths may change")
+    if settings.early_stopping and not one_length:
+        found.append(
+            f"early_stopping = {settings.early_stopping} may leave out items that take more tokens than others"
+        )
     if not found:
         return Finding(CHECK, "good", ["No setting changes answers.", *facts])
     return Finding(
         CHECK,
         "warning",
         [
-            "The checkpoint's own generate searches otherwise. Answers here do not depend on it.",
+            "The checkpoint's own generate searches otherwise. Answers of atspeed do not depend on that.",
             *(f"- {effect}" for effect in found),
             *facts,
         ],
