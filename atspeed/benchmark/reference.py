@@ -1,7 +1,7 @@
 """What a user would pick without atspeed: ``transformers.generate`` with a strict trie."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,9 +59,7 @@ class HFGenerate:
             output = generate(
                 input_ids=prompts,
                 attention_mask=prompt_mask.long(),
-                prefix_allowed_tokens_fn=lambda _, tokens: self.allowed.get(
-                    tuple(tokens[length:].tolist()), [self.pad_token]
-                ),
+                prefix_allowed_tokens_fn=self._allowed_after(length),
                 generation_config=GenerationConfig(
                     num_beams=num_beams,
                     num_return_sequences=num_beams,
@@ -76,11 +74,7 @@ class HFGenerate:
                     output_logits=num_beams == 1,
                 ),
             )
-        codes = output.sequences[:, length:]
-        codes = torch.nn.functional.pad(codes, (0, self.num_tokens - codes.shape[1]), value=self.pad_token)
-        ended = torch.zeros_like(codes, dtype=torch.bool)
-        if self.end_token is not None:
-            ended[:, 1:] = (codes == self.end_token).cumsum(1)[:, :-1] > 0
+        codes, ended = self._responses(output.sequences[:, length:])
         shape = len(prompts), num_beams
         if num_beams > 1:
             scores = output.sequences_scores
@@ -91,12 +85,44 @@ class HFGenerate:
         codes = codes.masked_fill(ended, END)[:, self.num_prefix :]
         return codes.unflatten(0, shape), scores.unflatten(0, shape)
 
+    @torch.inference_mode()
+    def by_own_settings(self, prompts: Tensor, prompt_mask: Tensor, num_beams: int) -> Tensor:
+        """Return token ids, ``[B, K, D]``, where the model's ``generation_config`` decides how ``generate`` searches.
+
+        It is told no more than the catalog, the beam width and a length, so it may sample, penalise tokens and so on.
+        """
+        length = prompts.shape[1] - self.num_prefix
+        generate: Any = self.model.generate
+        sequences = generate(
+            input_ids=prompts[:, :length],
+            attention_mask=prompt_mask[:, :length].long(),
+            prefix_allowed_tokens_fn=self._allowed_after(length),
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            max_new_tokens=self.num_tokens,
+            pad_token_id=self.pad_token,
+        )
+        codes, ended = self._responses(sequences[:, length:])
+        return codes.masked_fill(ended, END)[:, self.num_prefix :].unflatten(0, (len(prompts), num_beams))
+
+    def _allowed_after(self, length: int) -> Callable[[int, Tensor], list[int]]:
+        """Return what ``generate`` asks for the tokens that may follow, after prompts of ``length`` tokens."""
+        return lambda _, tokens: self.allowed.get(tuple(tokens[length:].tolist()), [self.pad_token])
+
+    def _responses(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return responses padded to their full length, and which of their tokens come after the end token."""
+        tokens = torch.nn.functional.pad(tokens, (0, self.num_tokens - tokens.shape[1]), value=self.pad_token)
+        ended = torch.zeros_like(tokens, dtype=torch.bool)
+        if self.end_token is not None:
+            ended[:, 1:] = (tokens == self.end_token).cumsum(1)[:, :-1] > 0
+        return tokens, ended
+
 
 def reference_for(model: PreTrainedModel, encoder: PromptEncoder) -> HFGenerate:
     """Return what ``transformers.generate`` answers to a target's prompts."""
     spelling = encoder.spelling
     first = spelling.sids[0]
-    end_token = int(first[first != END][-1]) if (spelling.sids == END).any() else None  # they all end with it
+    end_token = int(first[first != END][-1]) if (spelling.sids == END).any() else None  # the one that ends them all
     return HFGenerate(model, spelling.sids, encoder.vocabulary.pad_token, end_token, spelling.prefix)
 
 

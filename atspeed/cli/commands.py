@@ -1,6 +1,7 @@
 """The commands: LightningCLI for fit, validate, test and predict, and those that are not Trainer runs."""
 
 import logging
+import sys
 import warnings
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from atspeed.callbacks import EpochLines, RunProvenance  # imports the others, so that configs may name them, too
 from atspeed.callbacks.epoch_lines import has_terminal
+from atspeed.cli.messages import FAILURE
 from atspeed.cli.overview import COMMANDS, PROGRAM, TRAINER_COMMANDS, usage
 from atspeed.cli.parser import PARSER_SETTINGS, ConfigFile, DataOfConfig, Parser, TrainerParser, construct
 from atspeed.cli.show_prompt import PromptDisplay
@@ -47,6 +49,8 @@ def run(args: list[str]) -> None:
         run_preparation(command, args[1:])
     elif command == "show-prompt":
         show_prompt(args[1:])
+    elif command == "doctor":
+        run_doctor(args[1:])
     elif command in COMMANDS.keys() - TRAINER_COMMANDS.keys():
         run_benchmark(command, args[1:])
     else:
@@ -184,6 +188,22 @@ def show_prompt(args: list[str]) -> None:
     parser.add_class_arguments(RecommendationData, "data")
     objects = parser.instantiate(parser.parse_args(args))
     PromptDisplay(objects.user).run(objects.data)
+
+
+def run_doctor(args: list[str]) -> None:
+    """Check a checkpoint, for the data and the prompt of any config; exit with 1 if a check failed."""
+    from atspeed.doctor import Doctor
+
+    parser = Parser(prog=f"{PROGRAM} doctor", description=COMMANDS["doctor"], **PARSER_SETTINGS)
+    parser.usage = f"{PROGRAM} doctor --target FOLDER --data.source CLASS [options]"
+    _add_config_option(parser, "a YAML file, of any command, whose data is read", DataOfConfig)
+    parser.add_class_arguments(Doctor, None)
+    parser.add_class_arguments(RecommendationData, "data")
+    objects = parser.instantiate(parser.parse_args(args)).as_dict()
+    objects.pop("config")
+    data = objects.pop("data")
+    if not construct(Doctor, **objects).run(data):
+        sys.exit(FAILURE)
 
 
 def cache_target(args: list[str]) -> None:

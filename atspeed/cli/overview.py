@@ -13,6 +13,7 @@ COMMANDS = {
     "prepare": "Read a data set of any format, check and report it, and write it in a format that loads at once.",
     "semantic-ids": "Make semantic IDs for the items of a data set, from embeddings or from the interactions.",
     "show-prompt": "Print the prompt of a user as the models see it: text, tokens and response.",
+    "doctor": "Check a checkpoint with its tokenizer and a prompt on a few users, and say what to change.",
     "cache-target": "Score the training prompts with the frozen target once, for alignments without the target.",
     "benchmark": "Compare speculative decoding with plain beam search and transformers.generate.",
     "benchmark-alignment": "Compare drafts of one target: target calls, accepted levels, recall and coverage.",

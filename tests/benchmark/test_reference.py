@@ -1,12 +1,18 @@
 """A model's ``generation_config.json`` changes no answer, neither ours nor the reference's."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import GenerationConfig
 
 from atspeed.benchmark import HFGenerate
+from atspeed.benchmark.reference import reference_for
+from atspeed.catalog import ItemCatalog
 from atspeed.decoding import ItemTrie, SpeculativeDecoder, TrieDrafter
+from atspeed.prompts import TextPrompt
 from tests.decoding.tiny import END_TOKEN, random_prompts, random_titles, tiny_model
+from tests.prompts.tiny_tokenizers import byte_level, save
 
 HOSTILE = {
     "do_sample": True,
@@ -59,3 +65,22 @@ def test_hidden_generation_settings_change_no_answer(monkeypatch: pytest.MonkeyP
         assert found.equal(clean)
     assert decoder(prompts, mask, num_beams).scores.equal(ours.scores)
     assert model.generation_config is hostile, "the model keeps its settings"
+
+
+def test_a_models_own_settings_decide_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, generator = tiny_model("llama", 12), torch.Generator().manual_seed(3)
+    sids = random_titles(generator, 40, 4, 12)
+    prompts, mask = random_prompts(generator, [6, 3, 9], 12)
+    reference = HFGenerate(model, sids, end_token=END_TOKEN)
+    expected, _ = reference(prompts, mask, 6)
+    for penalty, same in ((0.0, True), (-4.0, False)):
+        settings = GenerationConfig(length_penalty=penalty, eos_token_id=END_TOKEN)
+        monkeypatch.setattr(model, "generation_config", settings)
+        assert reference.by_own_settings(prompts, mask, 6).equal(expected) == same
+
+
+def test_the_end_token_of_codes_that_a_tokenizer_spells_is_that_of_all_responses(tmp_path: Path) -> None:
+    catalog = ItemCatalog({"soap": ["<a_1>"], "comb": ["<a_777>"]})
+    encoder = TextPrompt(save(tmp_path, byte_level()), "{history}\n").encoder(catalog, 3)
+    assert encoder.spelling.code_tokens is None
+    assert reference_for(tiny_model("llama", 12), encoder).end_token == encoder.vocabulary.eos_token

@@ -93,6 +93,7 @@ COMMANDS = [
     ["benchmark", "-c", "benchmark.yaml", *choose("--target", MODELS), *choose("--draft", MODELS), *METHODS, *SOURCES],
     ["benchmark-alignment", "-c", "benchmark-alignment.yaml", *choose("--target", MODELS), *METHODS, *SOURCES],
     ["show-prompt", "-c", "target.yaml", *PROMPTS, *SOURCES],
+    ["doctor", "--target", ".", "-c", "target.yaml", *PROMPTS, *SOURCES],
     ["semantic-ids", "--out", "x", *choose("--collisions", names(catalog, CollisionRule)), *SOURCES],
     ["tune", "-c", "tune.yaml", *choose("--target", MODELS), *choose("--draft", MODELS), *SOURCES],
 ]
