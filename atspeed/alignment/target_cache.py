@@ -68,9 +68,8 @@ class TargetShard(NamedTuple):
         split: ``train`` or ``val``.
         number: of the shard in its split, from 0.
         beams: leaves, ``[n, K]``, int64, on the CPU.
-        prefixes: the beams of the depths 1, … C - 1 before them, ``[n, C - 1, K]``, int64, on the CPU, where C is the
-            trie's ``num_calls``.
-        prefix_scores: their scores, ``[n, C - 1, K]``, float32, on the CPU.
+        prefixes: the beams of the depths 1, … L - 1 before them, ``[n, L - 1, K]``, int64, on the CPU.
+        prefix_scores: their scores, ``[n, L - 1, K]``, float32, on the CPU.
         child_log_probs: for each of the n requests the log-probabilities of the children of its
             :func:`cached_prefixes`, float32, one-dimensional, on the CPU.
     """
@@ -87,7 +86,7 @@ class TargetCache:
     """Beams and children's log-probabilities of the frozen target, by split and row, in safetensors shards.
 
     A shard holds ``SHARD_REQUESTS`` requests in the order of the data: ``beams`` (int32 ``[n, K]``), ``prefixes`` and
-    ``prefix_scores`` (int32 and float32 ``[n, C - 1, K]``; see :class:`TargetShard`), ``edges`` (the children's
+    ``prefix_scores`` (int32 and float32 ``[n, L - 1, K]``; see :class:`TargetShard`), ``edges`` (the children's
     log-probabilities of all its requests, one request after the other, float32) and ``ends`` (int64 ``[n]``, where each
     request's values end in ``edges``). Two requests with 3 and 2 children ::
 
@@ -200,13 +199,13 @@ class TargetCache:
         return leaves, ScoredPrefixes.from_child_log_probs(trie, *cached_prefixes(trie, leaves, truth), packed)
 
     def read_prefixes(self, split: Split, rows: Sequence[int], device: torch.device) -> list[Beams]:
-        """Return the target's beams of some requests at the depths 0, 1, … C - 1; arguments as of :meth:`read`."""
+        """Return the target's beams of some requests at the depths 0, 1, … L - 1; arguments as of :meth:`read`."""
         found = []
         for row in rows:
             shard, index = divmod(row, SHARD_REQUESTS)
             file, _ = self._open(split, shard)
             found.append([file.get_slice(name)[index] for name in ("prefixes", "prefix_scores")])
-        nodes, scores = (torch.stack(part).to(device) for part in zip(*found, strict=True))  # [B, C - 1, K]
+        nodes, scores = (torch.stack(part).to(device) for part in zip(*found, strict=True))  # [B, L - 1, K]
         root = Beams.at_root(len(rows), nodes.shape[2], device)
         below = zip(nodes.long().unbind(1), scores.unbind(1), strict=True)
         return [root] + [

@@ -55,7 +55,7 @@ def measure_coverage(
                     covered[level, width, size] += int((rank < size).sum())
     return [
         CoverageRow(level, width, size, covered[level, width, size] / count)
-        for level in range(trie.num_calls - 1)
+        for level in range(trie.num_levels - 1)
         for width in num_beams
         for size in draft_beams
     ]

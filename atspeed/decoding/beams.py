@@ -136,9 +136,9 @@ def next_beams(scorer: PrefixScorer, beams: Beams) -> Beams:
 
 
 def beams_by_depth(scorer: PrefixScorer, num_beams: int) -> list[Beams]:
-    """Return the beams of plain beam search that are scored by a call each: at the depths 0, 1, … ``num_calls - 1``."""
+    """Return the beams of plain beam search at the depths 0, 1, … L - 1."""
     beams = [Beams.at_root(len(scorer.prompts), num_beams, scorer.prompts.device)]
-    for _ in range(scorer.trie.num_calls - 1):
+    for _ in range(scorer.trie.num_levels - 1):
         scorer.score(beams[-1].nodes)
         beams.append(next_beams(scorer, beams[-1]))
     return beams

@@ -31,7 +31,7 @@ class ModelDrafter(Drafter):
         draft = require_draft(draft, self)
         trie, nodes, scores, drawn = target.trie, beams.nodes, beams.scores, []
         depth = int(beams.depth.min())
-        for level in range(min(self.gamma, trie.num_calls - 1 - depth)):
+        for level in range(min(self.gamma, trie.num_levels - 1 - depth)):
             draft.score(trie.path(nodes).flatten(1) if level == 0 else nodes)
             children, log_probs = draft.children(nodes)  # [B, N, C]
             child_scores = (scores[..., None] + log_probs).masked_fill(trie.is_leaf(children), -torch.inf)

@@ -126,7 +126,7 @@ class PriceAwareDrafter(Drafter):
         tokens, covered = plan.tokens[depth], np.ones((len(depth), 1))  # [B, 1]
         took_all = covered > 0
         levels, drawn = [nodes[:, :0]], []
-        for ahead in range(trie.num_calls - 1 - int(depth.min())):
+        for ahead in range(trie.num_levels - 1 - int(depth.min())):
             outlook = plan.outlook(depth, ahead)
             takes_all, takes_best = plan.decide(outlook, tokens, covered, num_children)
             if self._tolerance == 0 and ((num_children > 0) & ~takes_all & ~takes_best).any():
@@ -167,7 +167,7 @@ class PriceAwareDrafter(Drafter):
                 self._draft_cost,
                 self._calibration,
                 beams.width,
-                target.trie.num_calls,
+                target.trie.num_levels,
                 batch_size,
                 prompt_tokens,
             )
