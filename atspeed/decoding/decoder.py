@@ -74,11 +74,12 @@ class SpeculativeDecoder:
             ValueError: if a code is no token of the models, or the verifier cannot serve the catalog.
         """
         self.verifier.check(trie)
+        trie = trie.to(self.target.device)
+        draft_trie = trie.for_draft(self.draft_tokens)
         _check_tokens("target", self.target, trie.token)
         if self.draft is not None:
-            _check_tokens("draft", self.draft, trie.for_draft(self.draft_tokens).token)
-        self.trie = trie.to(self.target.device)
-        self.draft_trie = self.trie.for_draft(self.draft_tokens)
+            _check_tokens("draft", self.draft, draft_trie.token)
+        self.trie, self.draft_trie = trie, draft_trie
 
     @torch.inference_mode()
     def __call__(

@@ -1,5 +1,6 @@
 """Training a draft to agree with a frozen target."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -114,7 +115,7 @@ class Alignment(StageModule):
         """Encodes prompts for the draft."""
         return self.data.draft_encoder
 
-    @property
+    @cached_property  # not at every step: it has arrays of its own where the draft has a vocabulary of its own
     def draft_trie(self) -> ItemTrie:
         """The trie as the draft searches it."""
         return self.trie.for_draft(self.draft_tokens)
@@ -182,7 +183,7 @@ class Alignment(StageModule):
         return draft
 
     def _draft_scorer(self, batch: RequestBatch) -> PrefixScorer:
-        return PrefixScorer(self.model, self.draft_trie, batch.draft_prompts, batch.draft_prompt_mask)
+        return PrefixScorer(self.model, self.draft_trie.to(self.device), batch.draft_prompts, batch.draft_prompt_mask)
 
     def _weigh(self, split: Split, batch: RequestBatch, rec_loss: Tensor, align_loss: Tensor) -> Tensor:
         """Return ``(1 − α)·L_rec + α·L_align``; log it and its terms."""
