@@ -13,4 +13,15 @@ R   true items of a request, padding included     V   vocabulary
 ==  ============================================  ==  ============================================
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``Recommender`` at its first use: with it come torch and transformers, which take seconds."""
+    if name == "Recommender":
+        from atspeed.recommender import Recommender
+
+        return Recommender
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

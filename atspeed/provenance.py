@@ -42,6 +42,11 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide what a model computes."""
+    return {name: version(name) for name in PACKAGES}
+
+
 def provenance(device: torch.device | None = None) -> dict[str, Any]:
     """Return command line, commit, versions, device and threads, ready for JSON."""
     device = device or torch.device("cpu")
@@ -49,7 +54,7 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
         "command": sys.argv,
         "commit": _commit(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
     }

@@ -36,7 +36,7 @@ class ItemCatalog:
     Attributes:
         names: item names by item index.
         titles: their titles, None for an item without one; None if the catalog has no titles.
-        words: the distinct codes as they are written, in natural order.
+        words: the distinct codes as they are written, in natural order unless another one is given.
         codes: each item's SID as indices into ``words``, ``[num_items, L]``, int32.
 
     Raises:
@@ -57,23 +57,24 @@ class ItemCatalog:
         self.titles: tuple[str | None, ...] | None = None if titles is None else tuple(map(titles.get, sids))
 
     @classmethod
-    def from_arrow(cls, names: pa.Array, sids: pa.Array, titles: pa.Array | None = None) -> "ItemCatalog":
-        """Return the catalog of items in two columns, without a Python object per code.
+    def from_table(cls, items: pa.Table, words: Sequence[str] | None = None) -> "ItemCatalog":
+        """Return the catalog of items in columns, without a Python object per code.
 
         Args:
-            names: item names, each once (string).
-            sids: their codes (list of strings).
-            titles: their titles (string), where they are known.
+            items: the columns ``item``, each name once (string), ``sid``, the codes (list of strings), and
+                ``title`` (string), where titles are known.
+            words: the codes that a model has learnt, in their order, whether an item has them or not; by default those
+                that the items have.
 
         Raises:
-            ValueError: as the constructor.
+            ValueError: as the constructor, or if an item has a code that ``words`` lacks.
         """
         catalog = cls.__new__(cls)
-        catalog._read(names, sids)
-        catalog.titles = None if titles is None else tuple(titles.to_pylist())
+        catalog._read(items["item"].combine_chunks(), items["sid"].combine_chunks(), words)
+        catalog.titles = tuple(items["title"].to_pylist()) if "title" in items.column_names else None
         return catalog
 
-    def _read(self, names: pa.Array, sids: pa.Array) -> None:
+    def _read(self, names: pa.Array, sids: pa.Array, words: Sequence[str] | None = None) -> None:
         if not len(names):
             raise ValueError("the catalog has no item")
         self.names = tuple(names.to_pylist())
@@ -88,11 +89,17 @@ class ItemCatalog:
             self._refuse(item, sids[item].as_py(), num_levels)
         encoded = flat.dictionary_encode()
         found = encoded.dictionary.to_pylist()  # the distinct codes, in order of first use
-        order = sorted(range(len(found)), key=lambda index: _natural_key(found[index]))
-        self.words = tuple(found[index] for index in order)
-        code = np.empty(len(found), np.int32)  # of each distinct code
-        code[order] = np.arange(len(found))
-        self.codes = torch.from_numpy(code[encoded.indices.to_numpy()]).view(-1, num_levels)
+        self.words = tuple(sorted(found, key=_natural_key) if words is None else words)
+        code_of_word = self._code_of_word
+        code = np.array([code_of_word.get(word, -1) for word in found], np.int32)  # of each distinct code
+        codes = code[encoded.indices.to_numpy()].reshape(-1, num_levels)
+        if (code < 0).any():
+            item, level = np.argwhere(codes < 0)[0]
+            raise ValueError(
+                f"item {self.names[item]!r} has the code {sids[int(item)].as_py()[level]!r}, which the model has not "
+                f"learnt; it knows {len(self.words)} codes, from {self.words[0]!r} to {self.words[-1]!r}"
+            )
+        self.codes = torch.from_numpy(codes)
 
     def _refuse(self, item: int, sid: list[str | None] | None, num_levels: int) -> NoReturn:
         name = self.names[item]

@@ -145,7 +145,7 @@ class RecommendationData(pl.LightningDataModule):
         known = self.predict_histories
         for names in (self.max_history, self.catalog.names, self.catalog.words, list(known.users)):
             digest.update(json.dumps(names).encode())
-        for array in (self.catalog.codes.numpy(), known.items.offsets, known.items.values):
+        for array in (self.catalog.codes.numpy(), self.dataset.popularity, known.items.offsets, known.items.values):
             digest.update(array.tobytes())
         return digest.hexdigest()
 

@@ -14,6 +14,8 @@ from atspeed.data.item_sequences import ItemSequences
 
 SPLITS = ("train", "valid", "test")
 """Names of the splits, in time order."""
+POPULARITY = "train_interactions"
+"""Column of items that come without interactions: how many each had in training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +72,14 @@ class Dataset:
                 "the items of data.source have no semantic IDs; make some with: python -m atspeed semantic-ids, "
                 "and name the file that it writes by data.source.sids"
             )
-        columns = ("item", "sid", *(("title",) if "title" in self.items.column_names else ()))
-        return ItemCatalog.from_arrow(*(self.items[column].combine_chunks() for column in columns))
+        return ItemCatalog.from_table(self.items)
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """How many training interactions each item has, ``[items]``, int64."""
+        if POPULARITY in self.items.column_names:
+            return self.items[POPULARITY].to_numpy()
+        return np.bincount(self.train.values, minlength=self.items.num_rows)
 
     def with_sids(self, sids: pa.Table, skip_missing: bool) -> "Dataset":
         """Return the data set with semantic IDs; items that only ``sids`` has come last.

@@ -18,6 +18,7 @@ from atspeed.modules.model_building import build_model
 from atspeed.modules.stage import StageModule
 from atspeed.modules.zero import require_unsharded_models
 from atspeed.recommender import (
+    PopularItems,
     TransitionCounts,
     answers,
     draft_tokens,
@@ -56,7 +57,7 @@ class Inference(StageModule):
     - with ``BoundedTopK``, ``test/exact_share``: the share of an answer that is certainly that of strict verification.
 
     ``predict`` answers the requests of ``RecommendationData.predict_histories``; ``PredictionWriter`` writes the
-    answers to a file.
+    answers to a file. Users without history get the popular items (:class:`PopularItems`).
 
     Args:
         stage: folder in the run folder that logs and predictions go to.
@@ -237,17 +238,25 @@ class Inference(StageModule):
         return settings
 
     def on_predict_start(self) -> None:
-        """Make the decoder."""
+        """Make the decoder, and what users without history get."""
         self._start()
+        self.popular_items = PopularItems(self.data.dataset.popularity, self.data.catalog, self.trie)
 
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Return one record per request: the user's name and the fields of :class:`atspeed.recommender.Answer`."""
+        """Return one record per request: the user's name, what is recommended, and the number of target calls."""
         self._generator.manual_seed(self.seed * 1_000_003 + int(batch.rows[0]))  # in any process, resumed or not
         item_filter = self.item_filter(batch)
         decoded = self.recommend(batch, item_filter)
-        users = [self.data.predict_histories.users[user] for user in batch.users.tolist()]
-        found = answers(decoded, self.trie, self.data.catalog, item_filter)
-        return [{"user": user, **asdict(answer)} for user, answer in zip(users, found, strict=True)]
+        known = self.data.predict_histories
+        records = []
+        for user, answer in zip(
+            batch.users.tolist(), answers(decoded, self.trie, self.data.catalog, item_filter), strict=True
+        ):
+            if not len(known.items[user]):
+                answer = self.popular_items.answer(self.num_beams)
+            recommended = [asdict(each) for each in answer.recommended]
+            records.append({"user": known.users[user], "recommended": recommended, "target_calls": answer.target_calls})
+        return records
 
 
 def _described(part: Drafter | Verifier) -> str:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from atspeed.catalog.item_catalog import ItemCatalog
 from atspeed.decoding import ROOT, Decoded, ItemFilter, ItemTrie
 
@@ -27,11 +29,15 @@ class Answer:
 
     Attributes:
         recommended: best first; fewer than the beam width where a filter leaves fewer semantic IDs.
-        target_calls: forward passes of the target for this request.
+        target_calls: forward passes of the target for this request; 0: no model was asked (:class:`PopularItems`).
+        draft_calls: forward passes of the draft.
+        accepted_levels: levels that came without a target call of their own.
     """
 
     recommended: list[Recommendation]
     target_calls: int
+    draft_calls: int
+    accepted_levels: int
 
 
 def answers(
@@ -48,8 +54,9 @@ def answers(
     batch_size, num_beams = decoded.leaves.shape
     masks = item_filter.item_mask.expand(batch_size, -1) if item_filter else [None] * batch_size
     result = []
-    for leaves, scores, target_calls, mask in zip(
-        decoded.leaves, decoded.scores.tolist(), decoded.target_calls.tolist(), masks, strict=True
+    counts = torch.stack([decoded.target_calls, decoded.draft_calls, decoded.accepted_levels], dim=1)  # [B, 3]
+    for leaves, scores, calls, mask in zip(
+        decoded.leaves, decoded.scores.tolist(), counts.tolist(), masks, strict=True
     ):
         wanted = None if mask is None else mask.expand(num_beams, -1)
         items = trie.concatenated_items(leaves[:, None], catalog.num_items, wanted).tolist()  # one row per leaf
@@ -58,7 +65,7 @@ def answers(
             for row, leaf, score in zip(items, leaves.tolist(), scores, strict=True)
             if leaf != ROOT
         ]
-        result.append(Answer(recommended, target_calls))
+        result.append(Answer(recommended, *calls))
     return result
 
 

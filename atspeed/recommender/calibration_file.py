@@ -49,14 +49,36 @@ def load_calibration(
     """
     if model is None or draft is None:
         return
+    record = _read(draft, target, run_dir)
+    if record is not None:
+        keep_calibration(model, Calibration.from_json(record["levels"]))
+
+
+def read_calibration(folder: Path) -> Calibration | None:
+    """Return the calibration in a draft's folder, whichever target it was made with; None if there is none."""
+    file = folder / FILE
+    return Calibration.from_json(json.loads(file.read_text())["levels"]) if file.is_file() else None
+
+
+def copy_calibration(
+    draft: ModelSource, target: ModelSource, run_dir: Path, copied_draft: ModelSource, copied_target: ModelSource
+) -> None:
+    """Write a draft's calibration, if it has one for the target, for copies of both models."""
+    record = _read(draft, target, run_dir)
+    if record is not None:
+        save_calibration(Calibration.from_json(record["levels"]), copied_draft, copied_target, run_dir)
+
+
+def _read(draft: ModelSource, target: ModelSource, run_dir: Path) -> dict[str, Any] | None:
+    """Return the content of a draft's calibration file for a target, if there is one."""
     origin = draft.origin(run_dir)
     if origin is None or not (file := origin.path / FILE).is_file():
-        return
+        return None
     record: dict[str, Any] = json.loads(file.read_text())
     if record["target"] != _fingerprint(target, run_dir):
         log.warning("%s was made with another target, and is not used; python -m atspeed tune makes a new one", file)
-        return
-    keep_calibration(model, Calibration.from_json(record["levels"]))
+        return None
+    return record
 
 
 def _fingerprint(target: ModelSource, run_dir: Path) -> str:

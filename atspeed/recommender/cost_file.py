@@ -49,7 +49,10 @@ class CostKey:
 
 
 def load_or_measure(
-    file: Path, model: PreTrainedModel, weights: str, measure: Callable[[PreTrainedModel], CostModel] = measure_cost
+    file: Path | None,
+    model: PreTrainedModel,
+    weights: str,
+    measure: Callable[[PreTrainedModel], CostModel] = measure_cost,
 ) -> CostModel:
     """Return what calls of a model cost: from a file if it was measured for the same :class:`CostKey`, else anew.
 
@@ -57,22 +60,23 @@ def load_or_measure(
     this package because decoding knows no run folder, and everyone who serves or measures a model may import this one.
 
     Args:
-        file: where the record is, or will be written: ``<run folder>/cost/target.json``.
+        file: where the record is, or will be written: ``<run folder>/cost/target.json``; None: nowhere.
         model: the model, on its device, packed or not as it will be used.
         weights: fingerprint of the model's source.
         measure: how to measure.
     """
     key = asdict(CostKey.of(model, weights))
-    record: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    record: dict[str, Any] = json.loads(file.read_text()) if file is not None and file.is_file() else {}
     if record.get("key") != key:
         if record:
             changed = [name for name, value in key.items() if record["key"].get(name) != value]
             what = ", ".join(f"{name} (was {record['key'].get(name)}, is {key[name]})" for name in changed)
             log.info("%s was measured with other settings, so the cost of a call is measured anew: %s", file, what)
         record = {"key": key, "cost": measure(model).to_json()}
-        text = json.dumps(record, indent=2) + "\n"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda partial: partial.write_text(text))
+        if file is not None:
+            text = json.dumps(record, indent=2) + "\n"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, lambda partial: partial.write_text(text))
     cost = CostModel.from_json(record["cost"])
     keep_cost(model, cost)
     return cost

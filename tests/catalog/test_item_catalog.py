@@ -42,16 +42,28 @@ def test_bad_sids_are_refused(sids: dict, message: str) -> None:
 def test_bad_sids_in_columns_are_refused_in_the_same_words(sids: list, message: str) -> None:
     names = pa.array([str(item) for item in range(len(sids))], pa.string())
     with pytest.raises(ValueError, match=message):
-        ItemCatalog.from_arrow(names, pa.array(sids, pa.list_(pa.string())))
+        ItemCatalog.from_table(pa.table({"item": names, "sid": pa.array(sids, pa.list_(pa.string()))}))
 
 
 def test_columns_give_the_same_catalog_as_a_mapping() -> None:
     sids = {"x": ["<a_10>", "<b_1>"], "y": ["<a_2>", "<b_1>"], "z": ["<a_10>", "<b_1>"], "w": ["<b_1>", "<a_2>"]}
-    names, codes = pa.array(["v", *sids]), pa.array([["<c_9>", "<c_9>"], *sids.values()])
-    ours, theirs = ItemCatalog.from_arrow(names[1:], codes[1:]), ItemCatalog(sids)
+    items = pa.table({"item": ["v", *sids], "sid": [["<c_9>", "<c_9>"], *sids.values()]})
+    ours, theirs = ItemCatalog.from_table(items[1:]), ItemCatalog(sids)
     assert (ours.names, ours.words) == (theirs.names, theirs.words)
     assert ours.codes.equal(theirs.codes)
     assert ours.codes.dtype == torch.int32
+
+
+def test_a_model_that_has_learnt_more_codes_keeps_their_order_and_refuses_others() -> None:
+    items = pa.table({"item": ["x", "y"], "sid": [["<a_2>", "<b_1>"], ["<a_2>", "<b_0>"]]})
+    words = ["<b_1>", "<a_1>", "<a_2>", "<b_0>"]
+    catalog = ItemCatalog.from_table(items, words)
+    assert catalog.words == tuple(words)
+    assert catalog.codes.tolist() == [[2, 0], [2, 3]]
+    with pytest.raises(
+        ValueError, match="item 'y' has the code '<b_0>', which the model has not learnt; it knows 3 codes"
+    ):
+        ItemCatalog.from_table(items, words[:3])
 
 
 def test_unknown_item_is_named() -> None:

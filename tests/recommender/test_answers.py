@@ -12,15 +12,18 @@ SOAPS, COMB = TRIE.leaves(torch.tensor([0, 1])).tolist()
 def decoded(leaves: list[list[int]], scores: list[list[float]]) -> Decoded:
     counts = torch.zeros(len(leaves), 1, dtype=torch.long)
     calls = torch.arange(1, len(leaves) + 1)
-    return Decoded(torch.tensor(leaves), torch.tensor(scores), calls, calls, counts, counts, loss_bound=calls.float())
+    leaf, score = torch.tensor(leaves), torch.tensor(scores)
+    return Decoded(leaf, score, calls, calls + 4, counts + 1, counts + 2, loss_bound=calls.float())
 
 
 def test_answers_name_all_items_of_a_semantic_id_and_skip_padding() -> None:
     found = answers(decoded([[COMB, SOAPS], [SOAPS, 0]], [[-0.5, -1.0], [-0.25, -torch.inf]]), TRIE, CATALOG)
     soaps = ["soap", "sponge"], ["<a_0>", "<b_1>"]
     assert found == [
-        Answer([Recommendation(["comb"], ["<a_2>", "<b_1>"], -0.5), Recommendation(*soaps, -1.0)], target_calls=1),
-        Answer([Recommendation(*soaps, -0.25)], target_calls=2),
+        Answer(
+            [Recommendation(["comb"], ["<a_2>", "<b_1>"], -0.5), Recommendation(*soaps, -1.0)], 1, 5, accepted_levels=1
+        ),
+        Answer([Recommendation(*soaps, -0.25)], 2, 6, accepted_levels=1),
     ]
 
 

@@ -92,7 +92,7 @@ def test_beams_of_a_narrower_search_come_from_a_wider_one() -> None:
     assert known[2].sum() >= len(PROMPTS) / 2
     for ours, theirs, rows in zip(found, narrow, known, strict=True):
         assert ours.nodes[rows].equal(theirs.nodes[rows])
-        assert ours.scores[rows].equal(theirs.scores[rows])
+        torch.testing.assert_close(ours.scores[rows], theirs.scores[rows])  # calls of other sizes round differently
 
 
 def test_a_request_whose_narrower_beams_are_lost_does_not_count() -> None:
