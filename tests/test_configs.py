@@ -12,9 +12,9 @@ from transformers import AutoConfig
 
 from atspeed.benchmark import AlignmentBenchmark, Benchmark
 from atspeed.catalog import ItemCatalog
-from atspeed.cli.commands import AtSpeedCLI
 from atspeed.cli.parser import PARSER_SETTINGS, Parser
 from atspeed.cli.shipped_configs import CONFIGS, find_config
+from atspeed.cli.trainer_cli import AtSpeedCLI
 from atspeed.data import GivenSplit, GlobalTime, LeaveOneOut, RecommendationData, Splitter
 from atspeed.decoding import BoundedTopK, LosslessSampling, RelaxedSampling, StrictTopK
 from atspeed.losses import AtSpeedR, AtSpeedS, ScoreRegression

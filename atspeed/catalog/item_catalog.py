@@ -12,6 +12,8 @@ import torch
 
 ItemIndices = Sequence[int] | np.ndarray
 """Items by their catalog index; an array is of integers, ``[items]``."""
+POPULARITY = "train_interactions"
+"""Column of a table of items that come without interactions: how many each had in training."""
 EXPECTED_SID = "expected a list of one or more codes"
 
 

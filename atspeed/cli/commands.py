@@ -5,24 +5,20 @@ import sys
 import warnings
 from typing import Any
 
-import lightning.pytorch as pl
 import transformers
-from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningCLI
 
-from atspeed.callbacks import EpochLines, RunProvenance  # imports the others, so that configs may name them, too
-from atspeed.callbacks.epoch_lines import has_terminal
+from atspeed.cli.bundling import bundle, with_bundle
 from atspeed.cli.messages import FAILURE
 from atspeed.cli.overview import COMMANDS, PROGRAM, TRAINER_COMMANDS, usage
-from atspeed.cli.parser import PARSER_SETTINGS, ConfigFile, DataOfConfig, Parser, TrainerParser, construct
+from atspeed.cli.parser import PARSER_SETTINGS, DataOfConfig, Parser, add_config_option, construct
 from atspeed.cli.show_prompt import PromptDisplay
+from atspeed.cli.trainer_cli import AtSpeedCLI
 from atspeed.data import InteractionSource, RecommendationData
-from atspeed.modules import Alignment, StageModule, TargetCaching
+from atspeed.modules import Alignment, TargetCaching
 
 log = logging.getLogger(__name__)
 
-DEFAULT_RUN_DIR = "runs/default"
 IRRELEVANT_WARNINGS = (
     "LightningCLI's args parameter",  # quickstart runs command lines
     ".*LeafSpec.*is deprecated",
@@ -43,8 +39,12 @@ def run(args: list[str]) -> None:
     """
     quiet()
     command = args[0]
+    if command in ("test", "predict", "benchmark"):
+        args = [command, *with_bundle(command, args[1:])]
     if command == "cache-target":
         cache_target(args[1:])
+    elif command == "bundle":
+        bundle(args[1:])
     elif command in ("prepare", "semantic-ids"):
         run_preparation(command, args[1:])
     elif command == "show-prompt":
@@ -72,75 +72,6 @@ def _asks_for_action(record: logging.LogRecord) -> bool:
     return "Setting accelerator to CPU" not in record.getMessage()
 
 
-class AtSpeedCLI(LightningCLI):
-    """``python -m atspeed {fit,validate,test,predict}``.
-
-    The Trainer's ``default_root_dir`` is the run folder. If no logger is chosen, TensorBoard events, checkpoints and
-    the resolved config go to ``<run folder>/<stage>``. A fit logs one line per epoch (:class:`EpochLines`).
-
-    Args:
-        args: the command line.
-        run: whether it has a command to run; if not, the objects are made only.
-    """
-
-    def __init__(self, args: list[str], run: bool = True) -> None:
-        self._command = args[0] if args and args[0] in TRAINER_COMMANDS else None
-        settings = PARSER_SETTINGS
-        if run:  # a dict for each command, because LightningCLI writes into them
-            settings = {
-                name: {"description": TRAINER_COMMANDS[name], "usage": usage(name), **PARSER_SETTINGS}
-                for name in self.subcommands()
-            }
-        super().__init__(
-            model_class=StageModule,
-            subclass_mode_model=True,
-            datamodule_class=RecommendationData,
-            save_config_callback=RunProvenance,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": PROGRAM, **settings},
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            parser_class=TrainerParser,
-            load_from_checkpoint_support=False,
-            args=args,
-            run=run,
-        )
-
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the commands to make parsers for: the one that is asked for, because each takes a while."""
-        known = super().subcommands()
-        return {self._command: known[self._command]} if self._command else known
-
-    def init_parser(self, **kwargs: Any) -> TrainerParser:
-        """Return a parser whose ``--config`` finds the configs that come with the package."""
-        kwargs.setdefault("dump_header", [f"lightning.pytorch=={pl.__version__}"])
-        parser = TrainerParser(**kwargs)
-        _add_config_option(parser, "a YAML file")
-        return parser
-
-    def before_instantiate_classes(self) -> None:
-        """Set the run folder and the default logger."""
-        config = self.config[self.subcommand] if self.subcommand else self.config
-        if self.subcommand == "predict":
-            config.return_predictions = False  # PredictionWriter writes them; memory would fill
-        run_dir = config.trainer.default_root_dir = config.trainer.default_root_dir or DEFAULT_RUN_DIR
-        if config.trainer.logger in (None, True):
-            config.trainer.logger = Namespace(
-                class_path="lightning.pytorch.loggers.TensorBoardLogger",
-                init_args=Namespace(save_dir=str(run_dir), name=config.model.init_args.stage, version=""),
-            )
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Make the Trainer; a fit logs one line per epoch where it would draw its progress bar for nobody."""
-        trainer: Any = construct(super().instantiate_trainer, **kwargs)
-        if self.subcommand == "fit":
-            if not any(isinstance(each, EpochLines) for each in trainer.callbacks):
-                trainer.callbacks.insert(0, EpochLines())
-            if not has_terminal():
-                trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ProgressBar)]
-        return trainer
-
-
 def run_benchmark(command: str, args: list[str]) -> None:
     """Run a command that measures: ``benchmark``, ``benchmark-alignment``, ``benchmark-catalogs`` or ``tune``."""
     from atspeed import benchmark
@@ -155,7 +86,7 @@ def run_benchmark(command: str, args: list[str]) -> None:
     parser.add_class_arguments(cls, None)
     if command != "benchmark-catalogs":  # which makes its data up
         parser.usage = usage(command)
-        _add_config_option(parser, f"a YAML file, such as {command}.yaml")
+        add_config_option(parser, f"a YAML file, such as {command}.yaml")
         parser.add_class_arguments(RecommendationData, "data")
     objects = parser.instantiate(parser.parse_args(args)).as_dict()
     objects.pop("config", None)
@@ -170,7 +101,7 @@ def run_preparation(command: str, args: list[str]) -> None:
     cls = {"prepare": Preparation, "semantic-ids": SemanticIds}[command]
     parser = Parser(prog=f"{PROGRAM} {command}", description=COMMANDS[command], **PARSER_SETTINGS)
     parser.usage = f"{PROGRAM} {command} --data.source CLASS --out FOLDER [options]"
-    _add_config_option(parser, "a YAML file with these settings")
+    add_config_option(parser, "a YAML file with these settings")
     parser.add_subclass_arguments(InteractionSource, "data.source", required=True, help="the data set, as for fit")
     parser.add_class_arguments(cls, None)
     objects = parser.instantiate(parser.parse_args(args))
@@ -183,7 +114,7 @@ def show_prompt(args: list[str]) -> None:
     """Print a user's prompt, for the data and prompts of any config."""
     parser = Parser(prog=f"{PROGRAM} show-prompt", description=COMMANDS["show-prompt"], **PARSER_SETTINGS)
     parser.usage = f"{usage('show-prompt')} --user USER"
-    _add_config_option(parser, "a YAML file, of any command, whose data is read", DataOfConfig)
+    add_config_option(parser, "a YAML file, of any command, whose data is read", DataOfConfig)
     parser.add_class_arguments(PromptDisplay, None)
     parser.add_class_arguments(RecommendationData, "data")
     objects = parser.instantiate(parser.parse_args(args))
@@ -196,7 +127,7 @@ def run_doctor(args: list[str]) -> None:
 
     parser = Parser(prog=f"{PROGRAM} doctor", description=COMMANDS["doctor"], **PARSER_SETTINGS)
     parser.usage = f"{PROGRAM} doctor --target FOLDER --data.source CLASS [options]"
-    _add_config_option(parser, "a YAML file, of any command, whose data is read", DataOfConfig)
+    add_config_option(parser, "a YAML file, of any command, whose data is read", DataOfConfig)
     parser.add_class_arguments(Doctor, None)
     parser.add_class_arguments(RecommendationData, "data")
     objects = parser.instantiate(parser.parse_args(args)).as_dict()
@@ -243,7 +174,3 @@ Takes the config and the options of the fit that will read the cache, and the ca
 
 Rerunning skips what is already there, so the same command resumes a run that was killed. With --trainer.devices N and
 --trainer.strategy ddp, N processes share the work."""
-
-
-def _add_config_option(parser: Any, text: str, action: type[ConfigFile] = ConfigFile) -> None:
-    parser.add_argument("-c", "--config", action=action, help=f"{text}; a name alone also finds atspeed's own")

@@ -14,6 +14,7 @@ COMMANDS = {
     "semantic-ids": "Make semantic IDs for the items of a data set, from embeddings or from the interactions.",
     "show-prompt": "Print the prompt of a user as the models see it: text, tokens and response.",
     "doctor": "Check a checkpoint with its tokenizer and a prompt on a few users, and say what to change.",
+    "bundle": "Write models, catalog, prompt and settings as one folder, for serving and for Python.",
     "cache-target": "Score the training prompts with the frozen target once, for alignments without the target.",
     "benchmark": "Compare speculative decoding with plain beam search and transformers.generate.",
     "benchmark-alignment": "Compare drafts of one target: target calls, accepted levels, recall and coverage.",

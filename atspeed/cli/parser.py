@@ -88,6 +88,11 @@ class TrainerParser(_ExplainsErrors, LightningArgumentParser):
     """A parser with short errors, for LightningCLI."""
 
 
+def add_config_option(parser: Any, text: str, action: type[ConfigFile] = ConfigFile) -> None:
+    """Add the option ``--config``; ``text`` says what it takes."""
+    parser.add_argument("-c", "--config", action=action, help=f"{text}; a name alone also finds atspeed's own")
+
+
 def construct(cls: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Return an object of a class; report an error of its constructor, and exit.
 

@@ -60,12 +60,35 @@ def quickstart(args: list[str], main: Callable[[list[str]], None]) -> None:
             f"unrecognised arguments {strange or data}: only --out and --data.… are taken; for more, run the stages"
         )
 
-    from atspeed.models import model_folder  # not for --help: it imports torch
-
     out, start = options.out, time.perf_counter()
     _say(f"quickstart trains {', '.join(STAGES)} and runs the benchmark: {DURATION} with the embedded catalog")
     if any(option.startswith("--data.source") for option in data):
         data = _prepare(out, data, main)
+    train_stages(out, data, main)
+    begin = time.perf_counter()
+    main(["benchmark", *_config("benchmark"), "--out", str(out), *data])
+    _say(f"benchmark: done in {time.perf_counter() - begin:.0f} s")
+    begin = time.perf_counter()
+    main(["test", *_config("recommend"), "--trainer.default_root_dir", str(out), *data])
+    _say(f"test: done in {time.perf_counter() - begin:.0f} s")
+    _say(
+        f"everything: done in {time.perf_counter() - start:.0f} s\n"
+        f"models (Hugging Face format): {out}/{{{','.join(STAGES)}}}/model\n"
+        f"figures: {out}/benchmark\n"
+        f"curves: tensorboard --logdir {out}"
+    )
+
+
+def train_stages(out: Path, data: list[str], main: Callable[[list[str]], None]) -> None:
+    """Train target and draft and align the draft, in a run folder; what is there and up to date is skipped.
+
+    Args:
+        out: the run folder.
+        data: options that name the data.
+        main: runs a command line of atspeed.
+    """
+    from atspeed.models import model_folder  # not for --help: it imports torch
+
     trained: set[str] = set()
     for stage, inputs in STAGES.items():
         folder = model_folder(out, stage)
@@ -79,18 +102,6 @@ def quickstart(args: list[str], main: Callable[[list[str]], None]) -> None:
         main(["fit", *_config(stage), "--trainer.default_root_dir", str(out), *data, *resume])
         trained.add(stage)
         _say(f"{stage}: {'resumed and ' if interrupted else ''}done in {time.perf_counter() - begin:.0f} s")
-    begin = time.perf_counter()
-    main(["benchmark", *_config("benchmark"), "--out", str(out), *data])
-    _say(f"benchmark: done in {time.perf_counter() - begin:.0f} s")
-    begin = time.perf_counter()
-    main(["test", *_config("recommend"), "--trainer.default_root_dir", str(out), *data])
-    _say(f"test: done in {time.perf_counter() - begin:.0f} s")
-    _say(
-        f"everything: done in {time.perf_counter() - start:.0f} s\n"
-        f"models (Hugging Face format): {out}/{{{','.join(STAGES)}}}/model\n"
-        f"figures: {out}/benchmark\n"
-        f"curves: tensorboard --logdir {out}"
-    )
 
 
 def _prepare(out: Path, data: list[str], main: Callable[[list[str]], None]) -> list[str]:

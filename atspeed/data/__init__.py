@@ -7,6 +7,7 @@ from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources import (
     AmazonReviews,
     AtSpeedLayout,
+    BundledItems,
     EmbeddedCatalog,
     GridLayout,
     Interactions,
@@ -24,6 +25,7 @@ __all__ = [
     "AmazonReviews",
     "AtSpeedLayout",
     "AtSpeedWriter",
+    "BundledItems",
     "Dataset",
     "DatasetWriter",
     "EmbeddedCatalog",

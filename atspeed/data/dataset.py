@@ -9,13 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from atspeed.catalog.item_catalog import ItemCatalog
+from atspeed.catalog.item_catalog import POPULARITY, ItemCatalog
 from atspeed.data.item_sequences import ItemSequences
 
 SPLITS = ("train", "valid", "test")
 """Names of the splits, in time order."""
-POPULARITY = "train_interactions"
-"""Column of items that come without interactions: how many each had in training."""
 
 
 @dataclass(frozen=True, eq=False)

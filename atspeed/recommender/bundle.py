@@ -23,8 +23,6 @@ TARGET, DRAFT = "target", "draft"
 TOKENIZERS = {"prompt": "tokenizer", "draft_prompt": "draft-tokenizer"}
 """Folder of the tokenizer of each prompt that has one."""
 PARTS: dict[str, type] = {"prompt": Prompt, "draft_prompt": Prompt, "drafter": Drafter, "verifier": Verifier}
-POPULARITY = "train_interactions"
-"""Column of the items: how many training interactions each has."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Bundle:
     Attributes:
         fingerprint: a hash of all content.
         settings: how it answers.
-        items: a row per item, as :attr:`atspeed.data.Dataset.items`.
+        items: a row per item: ``item``, ``sid``, ``train_interactions``, and other columns, such as ``title``.
         catalog: the items.
 
     Raises:
@@ -165,7 +163,7 @@ def write_bundle(
     Args:
         folder: the bundle.
         settings: how it answers.
-        items: see :attr:`Bundle.items`; with the column ``train_interactions``.
+        items: see :attr:`Bundle.items`.
         target: where the target comes from.
         draft: where the draft comes from; left out if the drafter does not need it.
         run_dir: the run folder.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from atspeed.recommender.bundle import POPULARITY
+from atspeed.catalog.item_catalog import POPULARITY
 
 
 def edit_items(

@@ -17,9 +17,9 @@ def part_to_json(part: object) -> dict[str, Any]:
     Raises:
         ValueError: if the part does not keep its settings as attributes, or one of them is not JSON.
 
-    >>> from atspeed.decoding import TrieDrafter
-    >>> part_to_json(TrieDrafter(max_nodes=64))["init_args"]["max_nodes"]
-    64
+    >>> from atspeed.decoding import ModelDrafter
+    >>> part_to_json(ModelDrafter(draft_beams=20))
+    {'class_path': 'atspeed.decoding.ModelDrafter', 'init_args': {'draft_beams': 20, 'gamma': 3}}
     """
     cls = type(part)
     arguments = {
@@ -34,7 +34,9 @@ def part_to_json(part: object) -> dict[str, Any]:
         json.dumps(arguments)
     except TypeError as error:
         raise ValueError(f"the settings of {cls.__name__} cannot be saved: {error}") from error
-    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+    package = ".".join(cls.__module__.split(".")[:2])
+    is_public = getattr(import_module(package), cls.__name__, None) is cls  # a file inside the package may move
+    return {"class_path": f"{package if is_public else cls.__module__}.{cls.__name__}", "init_args": arguments}
 
 
 def part_from_json(record: dict[str, Any], base: type[T], trust_code: bool) -> T:

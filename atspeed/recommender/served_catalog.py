@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from atspeed.catalog import ItemCatalog
+from atspeed.catalog.item_catalog import POPULARITY
 from atspeed.decoding import SpeculativeDecoder
-from atspeed.recommender.bundle import POPULARITY, Bundle
+from atspeed.recommender.bundle import Bundle
 from atspeed.recommender.method import Method
 from atspeed.recommender.popular_items import PopularItems
 from atspeed.recommender.response_trie import draft_tokens, response_trie

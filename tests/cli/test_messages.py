@@ -10,10 +10,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from atspeed.cli.commands import AtSpeedCLI
 from atspeed.cli.main import main
 from atspeed.cli.messages import explained_errors
 from atspeed.cli.shipped_configs import CONFIGS
+from atspeed.cli.trainer_cli import AtSpeedCLI
 from atspeed.data import EmbeddedCatalog
 from tests.cli.running import SMALL_MODEL, run_here, run_process
 

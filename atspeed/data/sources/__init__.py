@@ -2,6 +2,7 @@
 
 from atspeed.data.sources.amazon_reviews import AmazonReviews
 from atspeed.data.sources.atspeed_layout import AtSpeedLayout
+from atspeed.data.sources.bundled_items import BundledItems
 from atspeed.data.sources.embedded_catalog import EmbeddedCatalog
 from atspeed.data.sources.grid_layout import GridLayout
 from atspeed.data.sources.interaction_source import InteractionSource
@@ -15,6 +16,7 @@ from atspeed.data.sources.recbole_layout import RecBoleLayout
 __all__ = [
     "AmazonReviews",
     "AtSpeedLayout",
+    "BundledItems",
     "EmbeddedCatalog",
     "GridLayout",
     "InteractionSource",

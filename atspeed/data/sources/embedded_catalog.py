@@ -8,12 +8,22 @@ from atspeed.data.dataset import Dataset, item_table
 from atspeed.data.item_sequences import ItemSequences
 from atspeed.data.sources.interaction_source import InteractionSource
 
+TASTES = (
+    *("tea", "coffee", "chocolate", "cheese", "honey", "spice", "bread", "jam"),
+    *("candle", "soap", "lamp", "blanket", "basket", "mug", "notebook", "kite"),
+)
+SHELVES = (
+    *("amber", "autumn", "blue", "bright", "calm", "copper", "coral", "crisp", "early", "forest"),
+    *("garden", "gentle", "golden", "harbour", "highland", "island", "ivory", "lucky", "meadow", "midnight"),
+)
+
 
 class EmbeddedCatalog(InteractionSource):
     """Generated users and items with the properties that matter: tastes, skewed popularity and learnable order.
 
-    An item belongs to a taste. The codes of its semantic ID are the taste, a shelf within the taste, and two finer
-    codes; a few items share a SID. A user has two or three tastes and switches between them. Within a taste the next
+    An item belongs to a taste, which is its category. The codes of its semantic ID are the taste, a shelf within the
+    taste, and two finer codes; a few items share a SID. Its title says where it is: "Golden tea 3" is the third of a
+    shelf of teas. A user has two or three tastes and switches between them. Within a taste the next
     item is mostly a successor of the user's last item there, and otherwise drawn by popularity (Zipf). So the next
     item depends on older items of the history, not only on the last. A user's last item is for testing (for one user
     in four, the last two items), the item before it for validation.
@@ -52,15 +62,24 @@ class EmbeddedCatalog(InteractionSource):
 
     def _items(self, by_taste: list[np.ndarray], rng: np.random.Generator) -> pa.Table:
         codes: dict[int, list[str]] = {}
+        titles: dict[int, str] = {}
+        categories: dict[int, str] = {}
         for taste, items in enumerate(by_taste):
             for rank, item in enumerate(items):
+                categories[int(item)] = _word(TASTES, taste)
+                titles[int(item)] = f"{_word(SHELVES, rank // 4)} {_word(TASTES, taste)} {rank % 4 + 1}".capitalize()
                 if rank % 50 == 49:  # a collision: this item gets its neighbour's SID
                     codes[int(item)] = codes[int(items[rank - 1])]
                     continue
                 fine = rng.integers(32)
                 codes[int(item)] = [f"<a_{taste}>", f"<b_{rank // 4}>", f"<c_{fine}>", f"<d_{rank % 4}>"]
         numbers = range(self.num_items)
-        return item_table((f"item-{number}" for number in numbers), (codes[number] for number in numbers))
+        return item_table(
+            (f"item-{number}" for number in numbers),
+            (codes[number] for number in numbers),
+            title=(titles[number] for number in numbers),
+            category=(categories[number] for number in numbers),
+        )
 
     @staticmethod
     def _successors(items: np.ndarray, rng: np.random.Generator) -> dict[int, np.ndarray]:
@@ -85,3 +104,9 @@ class EmbeddedCatalog(InteractionSource):
             last[taste] = item
             sequence.append(item)
         return sequence
+
+
+def _word(words: tuple[str, ...], number: int) -> str:
+    """Return a word for a number; a larger one than there are words for gets a number of its own."""
+    again, index = divmod(number, len(words))
+    return f"{words[index]} {again + 1}" if again else words[index]
