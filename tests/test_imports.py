@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "callbacks": {"modules", *MODULES},
     "cli": {"callbacks", "modules", "benchmark", "preparation", "doctor", "serving", *MODULES},
     **{helper: set() for helper in HELPERS},
-    "__init__": set(),
+    "__init__": {"recommender"},
     "__main__": {"cli"},
 }
 """What each package may import, besides itself and the helpers. A package that is not here needs a row."""

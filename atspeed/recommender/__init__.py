@@ -1,10 +1,10 @@
 """From decoded semantic IDs to recommended items; the seen-item filter; recommenders without a model. No Lightning."""
 
+from atspeed.recommender.answering_method import Method
 from atspeed.recommender.answers import Answer, Recommendation, answers
 from atspeed.recommender.baselines import TransitionCounts, recommend_popular
 from atspeed.recommender.bundle import Bundle, BundleSettings, write_bundle
 from atspeed.recommender.catalog_edit import edit_items
-from atspeed.recommender.method import Method
 from atspeed.recommender.popular_items import PopularItems
 from atspeed.recommender.recommender import Recommender
 from atspeed.recommender.request import Request

@@ -47,16 +47,20 @@ def edit_items(
     for name in added:
         if name in row_of:
             raise ValueError(f"item {name!r} cannot be added: the catalog has it; replace it")
-    before = items.take([row_of[name] for name in replaced]).to_pylist()
+    before = items.take(_rows(row_of, replaced)).to_pylist()
     changed = [{**old, **new} for old, new in zip(before, replace, strict=True)]
     changed += [{POPULARITY: 0, **item} for item in add]
     rows = np.arange(items.num_rows)
-    rows[[row_of[name] for name in replaced]] = items.num_rows + np.arange(len(replaced))
-    rows = np.delete(rows, [row_of[name] for name in remove])
+    rows[_rows(row_of, replaced)] = items.num_rows + np.arange(len(replaced))
+    rows = np.delete(rows, _rows(row_of, remove))
     rows = np.append(rows, items.num_rows + len(replaced) + np.arange(len(added)))
     if not len(rows):
         raise ValueError("the change would remove all items")
     return pa.concat_tables([items, _table(changed, items.schema)]).take(rows).combine_chunks()
+
+
+def _rows(row_of: Mapping[str, int], names: Sequence[str]) -> np.ndarray:
+    return np.array([row_of[name] for name in names], np.int64)
 
 
 def _checked(item: Mapping[str, Any], schema: pa.Schema) -> str:

@@ -24,12 +24,12 @@ from atspeed.decoding import (
 )
 from atspeed.decoding.drafters.calibration import keep_calibration
 from atspeed.models import pack_linears
+from atspeed.recommender.answering_method import Method
 from atspeed.recommender.answers import Answer, answers
 from atspeed.recommender.bundle import DRAFT, TARGET, Bundle
 from atspeed.recommender.calibration_file import read_calibration
 from atspeed.recommender.cost_file import load_or_measure
 from atspeed.recommender.manifest import Check
-from atspeed.recommender.method import Method
 from atspeed.recommender.request import Request
 from atspeed.recommender.seen_items import unseen_items
 from atspeed.recommender.served_catalog import ServedCatalog
@@ -171,7 +171,7 @@ class Recommender:
     def request(
         self,
         history: Sequence[str | int],
-        k: int = 10,
+        k: int | None = None,
         *,
         exclude_seen: bool | None = None,
         item_mask: torch.Tensor | None = None,
@@ -184,7 +184,7 @@ class Recommender:
 
         Args:
             history: names of items, oldest first; empty for a user without history, who gets popular items.
-            k: how many recommendations.
+            k: how many semantic IDs, at most the beam width; 10, or the beam width if that is less, if not given.
             exclude_seen: whether the items of the history are left out; as the bundle says if not given.
             item_mask: which items may be recommended, ``[num_items]``, bool; see :meth:`ServedCatalog.item_mask`.
             verification: see :meth:`method`.
@@ -196,6 +196,7 @@ class Recommender:
             ValueError: if a value is out of range, or an item is not in the catalog.
         """
         served = self.served
+        k = min(10, self.num_beams) if k is None else k
         if not 1 <= k <= self.num_beams:
             raise ValueError(f"k is {k}; expected 1 to {self.num_beams}, the beam width of the bundle")
         if seed is not None and not 0 <= seed <= LARGEST_SEED:
@@ -267,7 +268,7 @@ class Recommender:
     def recommend(
         self,
         histories: Sequence[Sequence[str | int]],
-        k: int = 10,
+        k: int | None = None,
         *,
         exclude_seen: bool | None = None,
         item_filter: ItemFilter | None = None,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from atspeed.recommender.method import Method
+from atspeed.recommender.answering_method import Method
 from atspeed.recommender.served_catalog import ServedCatalog
 
 

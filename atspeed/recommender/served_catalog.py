@@ -10,8 +10,8 @@ from torch import Tensor
 from atspeed.catalog import ItemCatalog
 from atspeed.catalog.item_catalog import POPULARITY
 from atspeed.decoding import SpeculativeDecoder
+from atspeed.recommender.answering_method import Method
 from atspeed.recommender.bundle import Bundle
-from atspeed.recommender.method import Method
 from atspeed.recommender.popular_items import PopularItems
 from atspeed.recommender.response_trie import draft_tokens, response_trie
 
