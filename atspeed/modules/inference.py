@@ -79,8 +79,8 @@ class Inference(StageModule):
         normalize: how scores are normalised: ``vocabulary``, as ``transformers.generate`` does, or ``allowed``.
         exclude_seen: leave out the items of a user's history: in ``test`` those before the test items, in ``predict``
             all known items.
-        seed: of a verifier that samples; an answer depends on it and on the row of its request in the split, and neither
-            on the batch nor on the process.
+        seed: of a verifier that samples; an answer depends on it and on the row of its request in the split, but
+            neither on the batch nor on the process.
 
     Raises:
         ValueError: if ``num_beams`` or ``metrics_at`` is out of range.
