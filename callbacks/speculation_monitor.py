@@ -4,13 +4,12 @@ import logging
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from transformers import PreTrainedModel
 
 from atspeed.callbacks.required_module import require_module
 from atspeed.checks import require_at_least
 from atspeed.data.examples import evenly_spread
-from atspeed.decoding import Drafter, NoDrafter, SpeculativeDecoder, Verifier
+from atspeed.decoding import Drafter, NoDrafter, SpeculativeDecoder, Verifier, request_seeds
 from atspeed.metrics import AnswerOverlap, Speculation
 from atspeed.modules import Alignment
 from atspeed.modules.model_building import build_frozen_model
@@ -103,11 +102,11 @@ class SpeculationMonitor(pl.Callback):
         decoder = self._decoder = self._decoder or self._prepare(trainer, module)
         speculation = Speculation(module.trie.num_levels).to(module.device)
         overlap = AnswerOverlap().to(module.device)
-        generator = torch.Generator(module.device).manual_seed(self.seed)
         training = module.model.training
         module.model.eval()
         for batch, exact in self._sample:
-            decoded = decoder(**batch.decoder_inputs, num_beams=self.num_beams, generator=generator)
+            seeds = request_seeds(self.seed, batch.rows)
+            decoded = decoder(**batch.decoder_inputs, num_beams=self.num_beams, seeds=seeds)
             speculation.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
             overlap.update(decoded.leaves, exact)
         module.model.train(training)

@@ -11,7 +11,7 @@ from torchmetrics import CatMetric
 from atspeed.callbacks.required_module import require_module
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
-from atspeed.decoding import NoDrafter, SpeculativeDecoder
+from atspeed.decoding import NoDrafter, SpeculativeDecoder, request_seeds
 from atspeed.modules import Inference
 
 
@@ -59,18 +59,22 @@ class SpeedupMonitor(pl.Callback):
             self._ratios.update(seconds["plain"] / seconds["speculative"])
 
     def _seconds(self, decoder: SpeculativeDecoder, module: Inference, batch: RequestBatch) -> float:
-        generator = torch.Generator(module.device).manual_seed(module.seed)
-        item_filter = module.item_filter(batch)
-        decode = partial(decoder, **batch.decoder_inputs, num_beams=module.num_beams, item_filter=item_filter)
+        decode = partial(
+            decoder,
+            **batch.decoder_inputs,
+            num_beams=module.num_beams,
+            item_filter=module.item_filter(batch),
+            seeds=request_seeds(module.seed, batch.rows),
+        )
         if module.device.type == "cuda":
             first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             first.record()
-            decode(generator=generator)
+            decode()
             last.record()
             last.synchronize()
             return first.elapsed_time(last) / 1000
         start = time.perf_counter()
-        decode(generator=generator)
+        decode()
         return time.perf_counter() - start
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

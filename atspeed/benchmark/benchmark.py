@@ -35,6 +35,7 @@ from atspeed.decoding import (
     NoDrafter,
     RelaxedSampling,
     SpeculativeDecoder,
+    request_seeds,
 )
 from atspeed.decoding.cost import ModelSize, measured_cost
 from atspeed.models import ModelSource, dtype_name, is_packed, pack_linears
@@ -298,10 +299,9 @@ class Benchmark:
 
 
 def _by_decoder(decoder: SpeculativeDecoder, num_beams: int, seed: int) -> Answers:
-    generator = torch.Generator(decoder.target.device).manual_seed(seed)
-
     def answer(batch: RequestBatch) -> tuple[list[Answer], Decoded | None]:
-        decoded = decoder(**batch.decoder_inputs, num_beams=num_beams, generator=generator)
+        seeds = request_seeds(seed, batch.rows)
+        decoded = decoder(**batch.decoder_inputs, num_beams=num_beams, seeds=seeds)
         return answers_of(decoder.trie.tokens(decoded.leaves), decoded.scores), decoded  # waits for the device
 
     return answer

@@ -15,7 +15,7 @@ from atspeed.benchmark.report.output import report
 from atspeed.benchmark.rows import ComparisonResult, ComparisonSetting, DraftCoverageRow, DraftRow, Environment
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
-from atspeed.decoding import SpeculativeDecoder
+from atspeed.decoding import SpeculativeDecoder, request_seeds
 from atspeed.metrics import RecallAtK, Speculation
 from atspeed.models import ModelSource
 from atspeed.provenance import provenance
@@ -123,12 +123,12 @@ class AlignmentBenchmark:
         self, decoder: SpeculativeDecoder, batches: list[RequestBatch], num_beams: int, title: str
     ) -> tuple[Tensor, float, float]:
         """Return the target calls of each request, float64, the accepted levels per target call, and the recall."""
-        generator = torch.Generator(self.device).manual_seed(self.seed)
         recall = RecallAtK(num_beams).to(self.device)
         speculation = Speculation(decoder.trie.num_levels).to(self.device)
         calls = []
         for batch in track(batches, f"{title}, K = {num_beams}", transient=True):
-            decoded = decoder(**batch.decoder_inputs, num_beams=num_beams, generator=generator)
+            seeds = request_seeds(self.seed, batch.rows)
+            decoded = decoder(**batch.decoder_inputs, num_beams=num_beams, seeds=seeds)
             recall.update(decoder.trie.concatenated_items(decoded.leaves, num_beams), batch.truth)
             calls.append(decoded.target_calls.cpu())
             speculation.update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)

@@ -12,6 +12,7 @@ from atspeed.decoding.drafters.no_drafter import NoDrafter
 from atspeed.decoding.drafters.price_aware_drafter import PriceAwareDrafter
 from atspeed.decoding.drafters.trie_drafter import TrieDrafter
 from atspeed.decoding.filters import ItemFilter
+from atspeed.decoding.request_noise import RequestNoise, request_seeds
 from atspeed.decoding.scored_prefixes import ScoredPrefixes
 from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.search import Decoded, search
@@ -40,6 +41,7 @@ __all__ = [
     "PriceAwareDrafter",
     "Proposal",
     "RelaxedSampling",
+    "RequestNoise",
     "SamplingVerifier",
     "ScoredPrefixes",
     "SpeculativeDecoder",
@@ -47,5 +49,6 @@ __all__ = [
     "TrieDrafter",
     "Verifier",
     "next_beams",
+    "request_seeds",
     "search",
 ]

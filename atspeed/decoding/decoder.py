@@ -88,7 +88,7 @@ class SpeculativeDecoder:
         prompt_mask: Tensor,
         num_beams: int,
         item_filter: ItemFilter | None = None,
-        generator: torch.Generator | None = None,
+        seeds: Tensor | None = None,
         draft_prompts: Tensor | None = None,
         draft_prompt_mask: Tensor | None = None,
     ) -> Decoded:
@@ -99,14 +99,15 @@ class SpeculativeDecoder:
             prompt_mask: True where a token is no padding, ``[B, P]``, bool.
             num_beams: beam width ``K``; with more than the catalog has, all semantic IDs are returned.
             item_filter: which items may be recommended; a request without any gets an empty answer.
-            generator: of the random numbers of a sampling verifier, on the target's device; torch's own if not given.
+            seeds: of a verifier that samples, one per request, ``[B]``, int64. The same seed gives a request the same
+                answer, whatever shares its batch. Drawn from torch's own generator if not given.
             draft_prompts: the same requests as the draft reads them, ``[B, P']``; not given, it reads what the target
                 does.
             draft_prompt_mask: True where a token of these is no padding.
 
         Raises:
             ValueError: if ``num_beams`` is less than 1, a model cannot take a tree attention mask after prompts of
-                this length, or the filter does not fit the catalog or the batch.
+                this length, or the filter or the seeds do not fit the catalog or the batch.
         """
         if draft_prompts is None or draft_prompt_mask is None:
             draft_prompts, draft_prompt_mask = prompts, prompt_mask
@@ -117,7 +118,7 @@ class SpeculativeDecoder:
         draft = None
         if self.draft is not None:
             draft = PrefixScorer(self.draft, self.draft_trie, draft_prompts, draft_prompt_mask, "allowed", allowed)
-        return search(target, draft, self.drafter, self.verifier, num_beams, generator)
+        return search(target, draft, self.drafter, self.verifier, num_beams, seeds)
 
 
 def _check_tokens(name: str, model: PreTrainedModel, tokens: Tensor) -> None:

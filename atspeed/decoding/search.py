@@ -79,7 +79,7 @@ def search(
     drafter: Drafter,
     verifier: Verifier,
     num_beams: int,
-    generator: torch.Generator | None = None,
+    seeds: Tensor | None = None,
     drop_finished: bool = True,
 ) -> Decoded:
     r"""Find the top-K semantic IDs: rounds of drafting, one target call and verification.
@@ -101,12 +101,13 @@ def search(
         drafter: who proposes.
         verifier: what is accepted.
         num_beams: beam width ``K``.
-        generator: of the random numbers of a sampling verifier; torch's own if not given.
+        seeds: of a verifier that samples, one per request, ``[B]``, int64; from torch's own generator if not given.
         drop_finished: let requests leave the scorers' batch when they are done; without it the scorers end with all
             requests and all that was scored.
 
     Raises:
-        ValueError: if ``num_beams`` is less than 1, or the verifier cannot serve the catalog.
+        ValueError: if ``num_beams`` is less than 1, the verifier cannot serve the catalog, or the seeds do not fit the
+            batch.
         RuntimeError: if a verifier does not advance beams that the target has scored.
     """
     trie = target.trie
@@ -116,19 +117,19 @@ def search(
         _say_that_all_are_returned(num_beams, trie.num_leaves)
         num_beams = trie.num_leaves
     batch_size, device = len(target.prompts), target.prompts.device
-    select = verifier.selection(generator)
+    seeds = _seeds_or_random(seeds, target, verifier)
     rows = torch.arange(batch_size, device=device)  # the requests still in the batch
     accepted = drafted = rows.new_zeros(batch_size, trie.num_levels - 1)
     beams, result = Beams.at_root(batch_size, num_beams, device), None
     for _ in range(trie.num_calls):  # each round advances every request by one level or more
-        proposal = drafter.propose(beams, target, draft, select)
+        proposal = drafter.propose(beams, target, draft, verifier.selection(seeds))
         closed = _last_codes(beams, proposal.nodes, trie)
         if proposal.nodes.shape[1] or closed.shape[1]:
             target.score(torch.cat([beams.nodes, proposal.nodes, closed], dim=1))
         else:
             target.score_beams(beams.nodes)
         depth_before = beams.depth
-        beams = verifier.advance(beams, target, draft, proposal, generator)
+        beams = verifier.advance(beams, target, draft, proposal, seeds)
         if not target.only_beams:
             now_accepted, now_drafted = _count_levels(trie, depth_before, beams.depth, proposal.nodes)
             accepted, drafted = accepted + now_accepted, drafted + now_drafted
@@ -150,11 +151,27 @@ def search(
         if active.shape[0] == 0:
             return result
         if drop_finished:
-            rows, accepted, drafted, beams = rows[active], accepted[active], drafted[active], beams.keep(active)
+            rows, seeds, beams = rows[active], seeds[active], beams.keep(active)
+            accepted, drafted = accepted[active], drafted[active]
             for scorer in (target, draft):
                 if scorer is not None:
                     scorer.keep(active)
     raise RuntimeError(f"{type(verifier).__name__} left a request where it was after a target call")
+
+
+def _seeds_or_random(seeds: Tensor | None, target: PrefixScorer, verifier: Verifier) -> Tensor:
+    """Return a seed for each request, ``[B]``, int64."""
+    requests = target.calls
+    if seeds is not None:
+        if seeds.shape != requests.shape or seeds.dtype != torch.long:
+            raise ValueError(
+                f"seeds has the shape {list(seeds.shape)} and dtype {seeds.dtype}; expected [{len(requests)}], a seed "
+                "per request, and torch.int64"
+            )
+        return seeds.to(requests.device)
+    if verifier.tolerance is not None:  # nothing is drawn, so torch's generator is left alone
+        return torch.zeros_like(requests)
+    return torch.randint(torch.iinfo(torch.long).max, requests.shape, device=requests.device)
 
 
 def _last_codes(beams: Beams, proposed: Tensor, trie: ItemTrie) -> Tensor:

@@ -9,7 +9,16 @@ from torchmetrics import Metric, MetricCollection
 
 from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
-from atspeed.decoding import ROOT, BoundedTopK, Decoded, Drafter, ItemFilter, SpeculativeDecoder, Verifier
+from atspeed.decoding import (
+    ROOT,
+    BoundedTopK,
+    Decoded,
+    Drafter,
+    ItemFilter,
+    SpeculativeDecoder,
+    Verifier,
+    request_seeds,
+)
 from atspeed.decoding.constructor_arguments import constructor_arguments
 from atspeed.decoding.forward import Normalize
 from atspeed.metrics import CatalogCoverage, ExactShare, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
@@ -70,7 +79,8 @@ class Inference(StageModule):
         normalize: how scores are normalised: ``vocabulary``, as ``transformers.generate`` does, or ``allowed``.
         exclude_seen: leave out the items of a user's history: in ``test`` those before the test items, in ``predict``
             all known items.
-        seed: seed of a verifier that samples; in ``predict`` the draws depend only on it and on the batch.
+        seed: of a verifier that samples; an answer depends on it and on the row of its request in the split, but
+            neither on the batch nor on the process.
 
     Raises:
         ValueError: if ``num_beams`` or ``metrics_at`` is out of range.
@@ -134,7 +144,6 @@ class Inference(StageModule):
         if self.drafter.needs_cost:
             self._load_costs()
         self.main_decoder = self.decoder(self.drafter)
-        self._generator = torch.Generator(self.device).manual_seed(self.seed)
 
     def _load_costs(self) -> None:
         """Look up what calls cost, measured by one process if need be, and the draft's calibration."""
@@ -174,7 +183,10 @@ class Inference(StageModule):
     def recommend(self, batch: RequestBatch, item_filter: ItemFilter | None) -> Decoded:
         """Decode a batch."""
         return self.main_decoder(
-            **batch.decoder_inputs, num_beams=self.num_beams, item_filter=item_filter, generator=self._generator
+            **batch.decoder_inputs,
+            num_beams=self.num_beams,
+            item_filter=item_filter,
+            seeds=request_seeds(self.seed, batch.rows),
         )
 
     def on_test_start(self) -> None:
@@ -244,7 +256,6 @@ class Inference(StageModule):
 
     def predict_step(self, batch: RequestBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Return one record per request: the user's name, what is recommended, and the number of target calls."""
-        self._generator.manual_seed(self.seed * 1_000_003 + int(batch.rows[0]))  # in any process, resumed or not
         item_filter = self.item_filter(batch)
         decoded = self.recommend(batch, item_filter)
         known = self.data.predict_histories

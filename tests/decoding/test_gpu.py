@@ -29,8 +29,7 @@ def test_drafters_verifiers_and_filters_run_on_a_gpu(drafter: object, verifier: 
     target, draft = (tiny_model("llama", 12, seed=seed).cuda() for seed in range(2))
     wanted = torch.rand(2, 60, generator=generator) < 0.7
     decoder = SpeculativeDecoder(target, trie, drafter, verifier, draft)  # type: ignore[arg-type]
-    random = torch.Generator("cuda").manual_seed(0)
-    decoded = decoder(prompts.cuda(), mask.cuda(), 5, ItemFilter(wanted.cuda()), random)
+    decoded = decoder(prompts.cuda(), mask.cuda(), 5, ItemFilter(wanted.cuda()), torch.arange(2).cuda())
     for model in (target, draft):
         model.cpu()
     for row in range(2):

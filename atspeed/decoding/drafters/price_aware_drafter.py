@@ -127,6 +127,7 @@ class PriceAwareDrafter(Drafter):
         took_all = covered > 0
         levels, drawn = [nodes[:, :0]], []
         for ahead in range(trie.num_levels - 1 - int(depth.min())):
+            num_children = num_children * (depth[:, None] + ahead < trie.num_levels - 1)  # last codes are not proposed
             outlook = plan.outlook(depth, ahead)
             takes_all, takes_best = plan.decide(outlook, tokens, covered, num_children)
             if self._tolerance == 0 and ((num_children > 0) & ~takes_all & ~takes_best).any():

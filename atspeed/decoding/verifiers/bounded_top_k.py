@@ -55,7 +55,7 @@ class BoundedTopK(Verifier):
         target: PrefixScorer,
         draft: PrefixScorer | None,
         proposal: Proposal,
-        generator: torch.Generator | None,
+        seeds: Tensor,
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
         while (ready := is_ready(beams, target)).any():

@@ -1,8 +1,8 @@
 """Lossless sampling verification: the target's law, exactly."""
 
-import torch
 from torch import Tensor
 
+from atspeed.decoding.request_noise import RequestNoise
 from atspeed.decoding.verifiers.rejection import recursive_rejection
 from atspeed.decoding.verifiers.sampling import SamplingVerifier
 
@@ -15,8 +15,6 @@ class LosslessSampling(SamplingVerifier):
 
     name = "lossless"
 
-    def choose(
-        self, target: Tensor, draft: Tensor, drawn: Tensor, num_beams: int, generator: torch.Generator | None
-    ) -> Tensor:
+    def choose(self, target: Tensor, draft: Tensor, drawn: Tensor, num_beams: int, noise: RequestNoise) -> Tensor:
         """Choose the prefixes of a level; see :meth:`SamplingVerifier.choose`."""
-        return recursive_rejection(target, draft, drawn, num_beams, generator)
+        return recursive_rejection(target, draft, drawn, num_beams, noise)

@@ -7,29 +7,28 @@ import torch
 from torch import Tensor
 
 from atspeed.decoding.indexing import index_of
+from atspeed.decoding.request_noise import RequestNoise, Use
 from atspeed.decoding.trie import ROOT
 
 
-def draw(log_probs: Tensor, width: int, generator: torch.Generator | None) -> Tensor:
+def draw(log_probs: Tensor, width: int, uniform: Tensor) -> Tensor:
     """Draw candidates without replacement, by the Gumbel-top-k trick, which stays finite at any temperature.
 
     Args:
         log_probs: of the candidates, up to a constant per row, ``[B, W]``.
         width: how many to draw.
-        generator: of random numbers.
+        uniform: a random number between 0 and 1 for each candidate, ``[B, W]``, float64.
 
     Returns:
         indices of the drawn candidates in the order of the draws, ``[B, width]``, int64; -1 where there are fewer.
     """
-    noise = torch.empty_like(log_probs).exponential_(generator=generator).log()
-    keys, indices = (log_probs - noise).topk(min(width, log_probs.shape[1]), dim=1)
+    gumbel = -(-uniform.log()).log()
+    keys, indices = (log_probs + gumbel).topk(min(width, log_probs.shape[1]), dim=1)
     indices = indices.masked_fill(keys == -torch.inf, -1)
     return torch.nn.functional.pad(indices, (0, width - indices.shape[1]), value=-1)
 
 
-def recursive_rejection(
-    target: Tensor, draft: Tensor, drawn: Tensor, num_beams: int, generator: torch.Generator | None
-) -> Tensor:
+def recursive_rejection(target: Tensor, draft: Tensor, drawn: Tensor, num_beams: int, noise: RequestNoise) -> Tensor:
     """Choose K candidates by recursive rejection sampling without replacement (RSD, arXiv 2402.14160, Algorithm 1).
 
     Proposals are tested in the order in which the draft drew them. One is accepted with probability ``min(1, p / q)``;
@@ -42,13 +41,13 @@ def recursive_rejection(
         draft: log q of the candidates, ``[B, W]``, float64.
         drawn: the proposals, indices ``[B, N]``, int64; -1 where there is none.
         num_beams: K.
-        generator: of random numbers.
+        noise: the random numbers of the candidates.
 
     Returns:
         distinct indices, ``[B, K]``, int64; -1 where there are fewer.
     """
     residual, proposed = target.exp(), draft.exp()
-    thresholds = torch.rand(drawn.shape, generator=generator, device=drawn.device, dtype=target.dtype)
+    thresholds = noise.of(Use.TEST).gather(1, drawn.clamp(min=0))  # [B, N]
     accepted = torch.full_like(drawn, -1)
     for turn, (proposal, threshold) in enumerate(zip(drawn.T, thresholds.T, strict=True)):
         unfinished = (accepted >= 0).sum(1) < num_beams
@@ -65,27 +64,27 @@ def recursive_rejection(
         proposed = proposed.scatter(1, index, proposed.gather(1, index).masked_fill(tested[:, None], 0))
     # A rejection leaves some residual; where rounding left none, p itself is what is left.
     residual = torch.where(residual.sum(1, keepdim=True) > 0, residual.log(), target)
-    next_draw = draw(residual, 1, generator)
+    next_draw = draw(residual, 1, noise.of(Use.RESIDUAL))
     target = target.scatter(1, next_draw.clamp(min=0), -torch.inf)
-    return _first_valid(torch.cat([accepted, next_draw, draw(target, num_beams, generator)], dim=1), num_beams)
+    return _first_valid(
+        torch.cat([accepted, next_draw, draw(target, num_beams, noise.of(Use.TARGET))], dim=1), num_beams
+    )
 
 
-def independent_rejection(
-    target: Tensor, draft: Tensor, drawn: Tensor, num_beams: int, generator: torch.Generator | None
-) -> Tensor:
+def independent_rejection(target: Tensor, draft: Tensor, drawn: Tensor, num_beams: int, noise: RequestNoise) -> Tensor:
     """Choose K candidates by testing each proposal by itself (AtSpeed, arXiv 2410.05165, Algorithm 2).
 
     A proposal is accepted with probability ``min(1, p / q)``; the first K of the accepted are kept. A shortfall is
     drawn without replacement from the residual ``max(0, p − q)``, and from p where the residual has too few candidates.
     Arguments and result as in :func:`recursive_rejection`.
     """
-    thresholds = torch.rand(drawn.shape, generator=generator, device=drawn.device, dtype=target.dtype)
+    thresholds = noise.of(Use.TEST).gather(1, drawn.clamp(min=0))  # [B, N]
     index = drawn.clamp(min=0)
     accepts = (drawn >= 0) & (thresholds.log() + draft.gather(1, index) < target.gather(1, index))
     accepted = torch.where(accepts, drawn, -1)
     residual = _without((target.exp() - draft.exp()).clamp(min=0).log(), accepted)
-    from_residual = draw(residual, num_beams, generator)
-    from_target = draw(_without(_without(target, accepted), from_residual), num_beams, generator)
+    from_residual = draw(residual, num_beams, noise.of(Use.RESIDUAL))
+    from_target = draw(_without(_without(target, accepted), from_residual), num_beams, noise.of(Use.TARGET))
     return _first_valid(torch.cat([accepted, from_residual, from_target], dim=1), num_beams)
 
 

@@ -1,8 +1,8 @@
 """Relaxed sampling verification: the paper's, near the target's law."""
 
-import torch
 from torch import Tensor
 
+from atspeed.decoding.request_noise import RequestNoise
 from atspeed.decoding.verifiers.rejection import independent_rejection, recursive_rejection
 from atspeed.decoding.verifiers.sampling import SamplingVerifier
 
@@ -17,9 +17,7 @@ class RelaxedSampling(SamplingVerifier):
 
     name = "relaxed"
 
-    def choose(
-        self, target: Tensor, draft: Tensor, drawn: Tensor, num_beams: int, generator: torch.Generator | None
-    ) -> Tensor:
+    def choose(self, target: Tensor, draft: Tensor, drawn: Tensor, num_beams: int, noise: RequestNoise) -> Tensor:
         """Choose the prefixes of a level; see :meth:`SamplingVerifier.choose`."""
         rejection = recursive_rejection if num_beams == 1 else independent_rejection
-        return rejection(target, draft, drawn, num_beams, generator)
+        return rejection(target, draft, drawn, num_beams, noise)

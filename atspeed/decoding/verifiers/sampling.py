@@ -8,6 +8,7 @@ from torch import Tensor
 from atspeed.decoding.beams import Beams, advance_beams, select_top
 from atspeed.decoding.drafters.drafter import Proposal, Select
 from atspeed.decoding.indexing import index_of
+from atspeed.decoding.request_noise import RequestNoise, Use
 from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.trie import ROOT, ItemTrie
 from atspeed.decoding.verifiers.rejection import draw, find, take
@@ -23,7 +24,8 @@ class SamplingVerifier(Verifier):
     from the draft, as the trie drafter does, leaves the draws independent of the proposals, and so exact under every
     subclass.
 
-    Answers are ranked by their score under the target. All randomness comes from the generator given to the decoder.
+    Answers are ranked by their score under the target. All randomness comes from the seeds given to the
+    decoder, and the answer of a seed does not depend on what shares the batch.
 
     Args:
         temperature: of the target's and the draft's scores.
@@ -39,9 +41,7 @@ class SamplingVerifier(Verifier):
         self.tolerance = None
 
     @abstractmethod
-    def choose(
-        self, target: Tensor, draft: Tensor, drawn: Tensor, num_beams: int, generator: torch.Generator | None
-    ) -> Tensor:
+    def choose(self, target: Tensor, draft: Tensor, drawn: Tensor, num_beams: int, noise: RequestNoise) -> Tensor:
         """Choose the prefixes of a level.
 
         Args:
@@ -50,7 +50,7 @@ class SamplingVerifier(Verifier):
             drawn: candidates in the order in which the draft drew them, without replacement, ``[B, N]``, int64; -1
                 where a drawn prefix is no candidate.
             num_beams: how many to choose, K.
-            generator: of random numbers.
+            noise: the random numbers of the candidates.
 
         Returns:
             distinct candidates, ``[B, K]``, int64; -1 where there are fewer.
@@ -64,11 +64,11 @@ class SamplingVerifier(Verifier):
                 "lengths; use StrictTopK"
             )
 
-    def selection(self, generator: torch.Generator | None) -> Select:
+    def selection(self, seeds: Tensor) -> Select:
         """Return how a draft model selects its candidates: it draws them without replacement."""
 
         def select(nodes: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
-            indices = draw(self._log_probs(scores), width, generator)
+            indices = draw(self._log_probs(scores), width, RequestNoise(seeds, nodes).of(Use.DRAFT))
             return take(nodes, indices, ROOT), take(scores, indices, -torch.inf)
 
         return select
@@ -79,7 +79,7 @@ class SamplingVerifier(Verifier):
         target: PrefixScorer,
         draft: PrefixScorer | None,
         proposal: Proposal,
-        generator: torch.Generator | None,
+        seeds: Tensor,
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
         nothing = beams.nodes[:, :0], beams.scores[:, :0]
@@ -93,13 +93,14 @@ class SamplingVerifier(Verifier):
             scores = beams.scores[..., None] + log_probs
             draft_scores = torch.full_like(scores, -torch.inf)
             if draft is not None and drawn[0].shape[1]:
-                draft_scores = _draft_scores(beams.nodes, draft, *drafted_from)
+                drew_nothing = (drawn[0] == ROOT).all(1)[:, None, None]  # others of the batch may have
+                draft_scores = _draft_scores(beams.nodes, draft, *drafted_from).masked_fill(drew_nothing, -torch.inf)
             chosen = self.choose(
                 self._log_probs(scores.flatten(1)),
                 self._log_probs(draft_scores.flatten(1)),
                 find(drawn[0], children.flatten(1)),
                 beams.width,
-                generator,
+                RequestNoise(seeds, children.flatten(1)),
             )
             chosen_nodes = take(children.flatten(1), chosen, ROOT)
             chosen_scores = take(scores.flatten(1), chosen, -torch.inf)

@@ -1,6 +1,6 @@
 """Strict top-K verification."""
 
-import torch
+from torch import Tensor
 
 from atspeed.decoding.beams import Beams, next_beams
 from atspeed.decoding.drafters.drafter import Proposal
@@ -22,7 +22,7 @@ class StrictTopK(Verifier):
         target: PrefixScorer,
         draft: PrefixScorer | None,
         proposal: Proposal,
-        generator: torch.Generator | None,
+        seeds: Tensor,
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
         ready = beams.is_open  # the call has scored their prefixes

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor
 
 from atspeed.decoding.beams import Beams, select_top
@@ -26,8 +25,8 @@ class Verifier(ABC):
     def check(self, trie: ItemTrie) -> None:  # noqa: B027 (most verifiers serve any catalog)
         """Raise a ValueError if the verifier cannot serve a catalog."""
 
-    def selection(self, generator: torch.Generator | None) -> Select:
-        """Return how a draft model selects its candidates: by default the best."""
+    def selection(self, seeds: Tensor) -> Select:
+        """Return how a draft model selects its candidates: by default the best; seeds as of :meth:`advance`."""
         return select_top
 
     @abstractmethod
@@ -37,7 +36,7 @@ class Verifier(ABC):
         target: PrefixScorer,
         draft: PrefixScorer | None,
         proposal: Proposal,
-        generator: torch.Generator | None,
+        seeds: Tensor,
     ) -> Beams:
         """Return the beams after as many levels as the target's scores allow, each request by itself.
 
@@ -46,7 +45,7 @@ class Verifier(ABC):
             target: the target's scorer, after its call.
             draft: the draft's scorer, if the drafter has one.
             proposal: what was proposed in this round.
-            generator: of random numbers.
+            seeds: of the random numbers of each request (:class:`RequestNoise`), ``[B]``, int64.
         """
 
 

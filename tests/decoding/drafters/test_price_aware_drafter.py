@@ -18,6 +18,7 @@ from atspeed.decoding import (
     PriceAwareDrafter,
     SpeculativeDecoder,
     Verifier,
+    request_seeds,
 )
 from atspeed.decoding.beams import beams_by_depth
 from atspeed.decoding.cost import measured_cost
@@ -39,8 +40,7 @@ K = 5
 
 def decode(drafter: Drafter, verifier: Verifier | None = None, rows: slice = slice(None), seed: int = 0) -> Decoded:
     decoder = SpeculativeDecoder(TARGET, TRIE, drafter, verifier, OTHER)
-    generator = torch.Generator().manual_seed(seed)
-    return decoder(PROMPTS[rows], MASK[rows], K, generator=generator)
+    return decoder(PROMPTS[rows], MASK[rows], K, seeds=request_seeds(seed, torch.arange(len(PROMPTS))[rows]))
 
 
 def tokens_of(decoded: Decoded) -> int:
@@ -96,8 +96,7 @@ def test_where_answers_depend_on_proposals_these_do_not_depend_on_the_batch(veri
     drafter = Priced(25, real_calibration(), batch_size=4)
     together = decode(drafter, verifier).target_calls
     alone = torch.cat([decode(drafter, verifier, slice(row, row + 1)).target_calls for row in range(len(PROMPTS))])
-    if isinstance(verifier, BoundedTopK):
-        assert together.equal(alone)
+    assert together.equal(alone)
     sizes = [(key[1], key[2]) for key in drafter._plans]
     assert set(sizes) == {(4, 64)}, "the configured batch, and no prompt's length"
 

@@ -149,7 +149,7 @@ def table(trie: ItemTrie, scored: list[list[int]], log_probs: torch.Tensor, allo
 
 def advance(known: ScoredPrefixes, num_beams: int, epsilon: float) -> Beams:
     beams = Beams.at_root(len(known.nodes), num_beams, known.nodes.device)
-    return BoundedTopK(epsilon).advance(beams, known, None, Proposal(beams.nodes[:, :0], []), None)  # type: ignore[arg-type]
+    return BoundedTopK(epsilon).advance(beams, known, None, Proposal(beams.nodes[:, :0], []), beams.depth)  # type: ignore[arg-type]
 
 
 def test_the_example_of_the_documentation() -> None:
@@ -261,7 +261,7 @@ def test_of_sampled_answers_none_is_certain() -> None:
     trie = ItemTrie(random_sids(generator, 60, [4, 5, 5]))
     prompts, mask = random_prompts(generator, [9, 4], VOCAB_SIZE)
     decoder = SpeculativeDecoder(TARGET, trie, TrieDrafter(20), LosslessSampling())
-    decoded = decoder(prompts, mask, 4, generator=generator)
+    decoded = decoder(prompts, mask, 4)
     assert decoded.loss_bound.tolist() == [inf, inf]
     assert decoded.num_exact.tolist() == [0, 0]
 

@@ -22,10 +22,13 @@ from atspeed.decoding import (
     ModelDrafter,
     NoDrafter,
     RelaxedSampling,
+    RequestNoise,
     SamplingVerifier,
     SpeculativeDecoder,
     TrieDrafter,
+    request_seeds,
 )
+from atspeed.decoding.request_noise import Use
 from atspeed.decoding.verifiers.rejection import draw
 from tests.decoding.priced import PRICED
 from tests.decoding.tiny import random_prompts, random_titles, tiny_model
@@ -88,8 +91,8 @@ def sample(
 ) -> dict[frozenset[tuple[int, ...]], int]:
     trie = ItemTrie(SIDS)
     decoder = SpeculativeDecoder(TARGET, trie, drafter, verifier, draft)
-    generator = torch.Generator().manual_seed(seed)
-    decoded = decoder(PROMPT.expand(SAMPLES, -1), MASK.expand(SAMPLES, -1), num_beams, generator=generator)
+    seeds = request_seeds(seed, torch.arange(SAMPLES))
+    decoded = decoder(PROMPT.expand(SAMPLES, -1), MASK.expand(SAMPLES, -1), num_beams, seeds=seeds)
     counts: dict[frozenset[tuple[int, ...]], int] = defaultdict(int)
     for answer in trie.tokens(decoded.leaves).tolist():
         assert len({tuple(codes) for codes in answer}) == num_beams, "K distinct results"
@@ -99,17 +102,13 @@ def sample(
 
 
 def chi_square_p_value(counts: dict[frozenset[tuple[int, ...]], int], law: Law) -> float:
-    """How likely so large a deviation is under the law; what is expected less than 5 times counts as one case."""
+    """How likely so large a deviation is under the law; the rarest are counted together, at least 5 expected."""
     assert counts.keys() <= law.keys()
-    statistic, cases, rare_count, rare_expected = 0.0, 0, 0, 0.0
-    for answer, probability in law.items():
-        expected, count = SAMPLES * probability, counts.get(answer, 0)
-        if expected < 5:
-            rare_count, rare_expected = rare_count + count, rare_expected + expected
-        else:
-            statistic, cases = statistic + (count - expected) ** 2 / expected, cases + 1
-    if rare_expected > 1e-3:
-        statistic, cases = statistic + (rare_count - rare_expected) ** 2 / rare_expected, cases + 1
+    statistic, cases, count, expected = 0.0, 0, 0, 0.0
+    for answer, probability in sorted(law.items(), key=lambda item: item[1]):
+        count, expected = count + counts.get(answer, 0), expected + SAMPLES * probability
+        if expected >= 5:
+            statistic, cases, count, expected = statistic + (count - expected) ** 2 / expected, cases + 1, 0, 0.0
     half = torch.tensor([(cases - 1) / 2, statistic / 2], dtype=torch.float64)
     return float(torch.special.gammaincc(half[0], half[1]))
 
@@ -190,7 +189,8 @@ def test_relaxed_sampling_is_the_papers_algorithm() -> None:
     assert sum(law.values()) == pytest.approx(1)
     target, draft = (torch.tensor(x, dtype=torch.float64).log().expand(SAMPLES, -1) for x in (p, q))
     places = torch.tensor(drawn).expand(SAMPLES, -1)
-    chosen = RelaxedSampling().choose(target, draft, places, num_beams, torch.Generator().manual_seed(0))
+    noise = RequestNoise(torch.arange(SAMPLES), torch.arange(4).expand(SAMPLES, -1))
+    chosen = RelaxedSampling().choose(target, draft, places, num_beams, noise)
     counts: dict[frozenset[int], int] = defaultdict(int)
     for row in chosen.tolist():
         counts[frozenset(row)] += 1
@@ -234,7 +234,8 @@ def test_a_seed_gives_the_same_answer() -> None:
 
 def test_draws_follow_the_weights_and_leave_out_the_impossible() -> None:
     log_probs = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.float64).log().expand(20_000, -1)
-    draws = draw(log_probs, 5, torch.Generator().manual_seed(0))
+    noise = RequestNoise(torch.arange(20_000), torch.arange(4).expand(20_000, -1))
+    draws = draw(log_probs, 5, noise.of(Use.TARGET))
     assert (draws[:, 3:] == -1).all()
     assert (draws[:, :3].sort(1).values == torch.arange(3)).all()
     both = ((draws[:, 0] == 1) & (draws[:, 1] == 0)).double().mean()
