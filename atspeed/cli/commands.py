@@ -10,10 +10,11 @@ import transformers
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from atspeed.callbacks import EpochLines, RunProvenance  # imports the others, so that configs may name them, too
 from atspeed.callbacks.epoch_lines import has_terminal
-from atspeed.cli.messages import FAILURE
+from atspeed.cli.messages import FAILURE, TERMINATED, stopped
 from atspeed.cli.overview import COMMANDS, PROGRAM, TRAINER_COMMANDS, usage
 from atspeed.cli.parser import PARSER_SETTINGS, ConfigFile, DataOfConfig, Parser, TrainerParser, construct
 from atspeed.cli.show_prompt import PromptDisplay
@@ -54,7 +55,10 @@ def run(args: list[str]) -> None:
     elif command in COMMANDS.keys() - TRAINER_COMMANDS.keys():
         run_benchmark(command, args[1:])
     else:
-        AtSpeedCLI(args)
+        try:
+            AtSpeedCLI(args)
+        except SIGTERMException:  # whose own exit code is 0
+            stopped("terminated", TERMINATED)
 
 
 def quiet() -> None:
