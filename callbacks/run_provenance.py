@@ -21,7 +21,7 @@ class RunProvenance(SaveConfigCallback):
     models and predictions either.
     """
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: StageModule, stage: str) -> None:  # type: ignore[override]
         """Name the files after the command, write them, and refuse a process that does not see them."""
         if self.already_saved:
             return
@@ -46,6 +46,5 @@ class RunProvenance(SaveConfigCallback):
 
     @staticmethod
     def _folder(module: StageModule) -> Path:
-        return (
-            module.run_dir / module.stage
-        )  # not trainer.log_dir, a broadcast: save_config is called on rank zero only
+        # not trainer.log_dir, a broadcast, which save_config must not call: only rank zero is there
+        return module.run_dir / module.stage

@@ -11,7 +11,7 @@ from atspeed.checks import require_at_least
 from atspeed.data import RequestBatch
 from atspeed.decoding import ROOT, BoundedTopK, Decoded, Drafter, ItemFilter, SpeculativeDecoder, Verifier
 from atspeed.decoding.constructor_arguments import constructor_arguments
-from atspeed.decoding.cost import keep_cost, measured_cost
+from atspeed.decoding.cost import CostModel, keep_cost, measured_cost
 from atspeed.decoding.forward import Normalize
 from atspeed.metrics import CatalogCoverage, ExactShare, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 from atspeed.models import ModelSource, pack_linears
@@ -143,7 +143,7 @@ class Inference(StageModule):
         answers, and a batch is to have the same answers on machines of different speed.
         """
         models = [self.target] if self.draft is None else [self.target, self.draft]
-        costs = None
+        costs: list[CostModel] = []
         if self.trainer.is_global_zero:
             load_costs(self.run_dir, self.target, self.target_source, self.draft, self.draft_source)
             costs = [measured_cost(model) for model in models]
