@@ -4,11 +4,13 @@ srun's variables are set by hand, but for one test with a real SLURM, which is s
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -171,3 +173,87 @@ def test_machines_that_share_no_run_folder_are_refused(tmp_path: Path) -> None:
     codes, output = wait(start(machines, tmp_path), tmp_path)
     assert all(codes)
     assert "does not see what process 0 writes; name a folder that all machines share" in output
+
+
+SLURM_CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/none
+AuthInfo=cred_expire=3
+CredType=cred/none
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/controller.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/controller.log
+SlurmdLogFile={folder}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+KillWait=2
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first}
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second}
+PartitionName=main Nodes=ALL Default=YES State=UP
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A SLURM of two nodes, both this machine; the variables with which its commands find it."""
+    if not all(shutil.which(name) for name in ("sbatch", "srun", "slurmctld", "slurmd")) or os.getuid():
+        pytest.skip("needs SLURM (Debian: slurmctld, slurmd, slurm-client), and to be root")
+    folder = tmp_path / "slurm"
+    (folder / "state").mkdir(parents=True)
+    controller, first, second = (free_port() for _ in range(3))
+    host = socket.gethostname()
+    values = {"host": host, "controller": controller, "first": first, "second": second, "folder": folder}
+    (folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    daemons = [["slurmctld", "-D"], ["slurmd", "-D", "-N", "node1"], ["slurmd", "-D", "-N", "node2"]]
+    started = [subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL) for words in daemons]
+    yield {"SLURM_CONF": str(folder / "slurm.conf"), "MASTER_ADDR": "127.0.0.1"}  # node1 has no address here
+    for process in reversed(started):
+        process.terminate()
+        process.wait(60)
+
+
+def submit(arguments: list[str], log: Path) -> list[str]:
+    here = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", f"--output={log}", "--export=ALL"]
+    return ["sbatch", "--parsable", *here, str(SBATCH), *arguments]
+
+
+@pytest.mark.nightly
+def test_a_slurm_job_that_is_queued_again_resumes(run_dir: Path, slurm: dict[str, str]) -> None:  # noqa: F811
+    """A prediction whose job is queued again half-way by the signal that precedes the time limit; then a fit."""
+    expected = predict(run_dir)
+    (run_dir / "recommend" / "predictions.jsonl").unlink()
+    environment, parts, log = {**os.environ, **ENVIRONMENT, **slurm}, parts_of(run_dir), run_dir / "job.log"
+    words = submit(prediction(run_dir), log)
+    job = subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+    deadline = time.monotonic() + TIMEOUT
+    while len(parts.answered()) < NUM_USERS // 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=environment, check=True)
+    done = run_dir / "recommend" / "predictions.jsonl"
+    while not done.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "requests are answered already" in log.read_text()
+    assert_same(predictions(run_dir), expected)
+    last = run_dir / "target" / "checkpoints" / "last.ckpt"
+    log = run_dir / "fit.log"
+    steps = ["--trainer.max_epochs", "60", "--trainer.callbacks+", "ModelCheckpoint"]
+    steps += ["--trainer.callbacks.save_last", "true", "--trainer.callbacks.every_n_train_steps", "5"]
+    words = submit(training(run_dir, *steps), log)
+    job = subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=environment, check=True)
+    while "exported the target" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "exported the target" in log.read_text()
+    assert not list(run_dir.glob("hpc_ckpt*")), "which every later command of the run would load"
