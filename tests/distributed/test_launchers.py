@@ -227,7 +227,7 @@ def submit(arguments: list[str], log: Path) -> list[str]:
 
 
 def queue_again(job: str, environment: dict[str, str]) -> None:
-    """Send the signal that precedes the time limit, and spare the two minutes that SLURM waits before it begins again."""
+    """Send the signal that precedes the time limit, and spare the two minutes that SLURM waits then."""
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=environment, check=True)
     deadline = time.monotonic() + TIMEOUT
     show, state = ["scontrol", "show", "job", job], ""
