@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import pyarrow as pa
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from pyarrow.parquet import ParquetWriter
 
 from atspeed.callbacks.prediction_parts import PredictionParts, Record
@@ -67,8 +68,10 @@ class PredictionWriter(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write a batch."""
+        """Write a batch; stop after a SIGTERM, which the Trainer notes but does not act on when it predicts."""
         self._parts.append(trainer.global_rank, batch.rows.tolist(), outputs)
+        if trainer.received_sigterm:
+            raise SIGTERMException
 
     def teardown(self, trainer: pl.Trainer, pl_module: Inference, stage: str) -> None:  # type: ignore[override]
         """Merge the parts (here, because a process without requests gets no other hook of a prediction)."""

@@ -144,8 +144,12 @@ class TargetCache:
         return [(split, shard) for split in SPLITS for shard in range(-(-len(self.requests[split]) // SHARD_REQUESTS))]
 
     def missing(self) -> list[tuple[Split, int]]:
-        """Return split and number of the shards that are still to be written."""
-        return [shard for shard in self.shards() if not self._file(*shard).is_file()]
+        """Return split and number of the shards that are still to be written.
+
+        By a listing, because a network file system may remember for a while that a file, once asked for, was not there.
+        """
+        present = set(self.folder.glob("*.safetensors"))
+        return [shard for shard in self.shards() if self._file(*shard) not in present]
 
     def require_complete(self) -> None:
         """Raise ``ValueError`` if a shard is missing or damaged."""

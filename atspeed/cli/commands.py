@@ -7,9 +7,10 @@ from typing import Any
 
 import transformers
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from atspeed.cli.bundling import bundle, with_bundle
-from atspeed.cli.messages import FAILURE
+from atspeed.cli.messages import FAILURE, TERMINATED, stopped
 from atspeed.cli.overview import COMMANDS, PROGRAM, TRAINER_COMMANDS, usage
 from atspeed.cli.parser import PARSER_SETTINGS, DataOfConfig, Parser, add_config_option, construct
 from atspeed.cli.serve import serve
@@ -57,7 +58,10 @@ def run(args: list[str]) -> None:
     elif command in COMMANDS.keys() - TRAINER_COMMANDS.keys():
         run_benchmark(command, args[1:])
     else:
-        AtSpeedCLI(args)
+        try:
+            AtSpeedCLI(args)
+        except SIGTERMException:  # whose own exit code is 0
+            stopped("terminated", TERMINATED)
 
 
 def quiet() -> None:

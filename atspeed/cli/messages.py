@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 TRACEBACK = "ATSPEED_TRACEBACK"
-USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+USAGE_ERROR, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 EXPLAINED = (ImportError, OSError, TypeError, ValueError)
 """Errors whose message is meant for the user."""
 
@@ -49,10 +49,10 @@ def explained_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _interrupted()
+        stopped("interrupted", INTERRUPTED)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # the Trainer exits with 1
-            _interrupted()
+            stopped("interrupted", INTERRUPTED)
         raise
     except EXPLAINED as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -61,6 +61,7 @@ def explained_errors() -> Iterator[None]:
         report(error, FAILURE)
 
 
-def _interrupted() -> NoReturn:
-    print("interrupted; fit resumes with --ckpt_path last, predict with the same command", file=sys.stderr)
-    sys.exit(INTERRUPTED)
+def stopped(how: str, code: int) -> NoReturn:
+    """Say how to resume what a signal has ended, and exit."""
+    print(f"{how}; fit resumes with --ckpt_path last, predict with the same command", file=sys.stderr)
+    sys.exit(code)

@@ -20,6 +20,7 @@ from atspeed.decoding import (
     request_seeds,
 )
 from atspeed.decoding.constructor_arguments import constructor_arguments
+from atspeed.decoding.cost import CostModel, keep_cost, measured_cost
 from atspeed.decoding.forward import Normalize
 from atspeed.metrics import CatalogCoverage, ExactShare, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 from atspeed.models import ModelSource, pack_linears
@@ -146,13 +147,18 @@ class Inference(StageModule):
         self.main_decoder = self.decoder(self.drafter)
 
     def _load_costs(self) -> None:
-        """Look up what calls cost, measured by one process if need be, and the draft's calibration."""
-        barrier = self.trainer.strategy.barrier
-        if not self.trainer.is_global_zero:
-            barrier()
-        load_costs(self.run_dir, self.target, self.target_source, self.draft, self.draft_source)
+        """Look up what calls cost and the draft's calibration.
+
+        One process looks costs up, or measures them, for all: what is proposed shows in what a sampling verifier
+        answers, and a batch is to have the same answers on machines of different speed.
+        """
+        models = [self.target] if self.draft is None else [self.target, self.draft]
+        costs: list[CostModel] = []
         if self.trainer.is_global_zero:
-            barrier()
+            load_costs(self.run_dir, self.target, self.target_source, self.draft, self.draft_source)
+            costs = [measured_cost(model) for model in models]
+        for model, cost in zip(models, self.trainer.strategy.broadcast(costs), strict=True):
+            keep_cost(model, cost)
         load_calibration(self.draft, self.draft_source, self.target_source, self.run_dir)
 
     def decoder(self, drafter: Drafter) -> SpeculativeDecoder:

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pyarrow.parquet as pq
 import pytest
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from atspeed.callbacks import PredictionWriter
 from atspeed.callbacks.prediction_parts import PredictionParts
@@ -42,6 +44,7 @@ def predict(
     histories: Path | None = None,
     file_format: str = "jsonl",
     limit_predict_batches: int | None = None,
+    callback: pl.Callback | None = None,
     **settings: Any,
 ) -> list[dict]:
     """Predict in this process, and return the records."""
@@ -49,7 +52,8 @@ def predict(
     module = Inference("recommend", Exported("target"), TrieDrafter(MAX_NODES), **arguments)
     data = RecommendationData(EmbeddedCatalog(**SOURCE), batch_size=4, histories=histories)
     writer = PredictionWriter(file_format)  # type: ignore[arg-type]
-    trainer = make_trainer(run_dir, callbacks=[writer], limit_predict_batches=limit_predict_batches)
+    callbacks = [callback, writer] if callback else [writer]
+    trainer = make_trainer(run_dir, callbacks=callbacks, limit_predict_batches=limit_predict_batches)
     trainer.predict(module, data, return_predictions=False)
     return predictions(run_dir) if limit_predict_batches is None and file_format == "jsonl" else []
 
@@ -137,6 +141,20 @@ def test_a_killed_run_goes_on_after_its_last_whole_batch(run_dir: Path) -> None:
     assert rows == list(range(answered + 4)), "one more batch, none twice"
     assert_same(predict(run_dir), expected)
     assert not parts_of(run_dir).folder.exists()
+
+
+class Terminate(pl.Callback):
+    """A SIGTERM in the third batch, as a scheduler sends it."""
+
+    def on_predict_batch_start(self, trainer: pl.Trainer, module: object, batch: object, batch_idx: int) -> None:
+        if batch_idx == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_terminated_run_ends_with_its_batch(run_dir: Path) -> None:
+    with pytest.raises(SIGTERMException):
+        predict(run_dir, callback=Terminate())
+    assert parts_of(run_dir).answered() == set(range(3 * 4))
 
 
 def test_a_part_whose_end_was_cut_off_anywhere_loses_that_batch_only(tmp_path: Path) -> None:

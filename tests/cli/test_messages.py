@@ -1,5 +1,6 @@
 """How the command line behaves when something is wrong or interrupted, and when its output is no terminal."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from atspeed.cli.commands import run
 from atspeed.cli.main import main
 from atspeed.cli.messages import explained_errors
 from atspeed.cli.shipped_configs import CONFIGS
@@ -140,6 +142,25 @@ def test_an_interrupted_fit_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -
     AtSpeedCLI(fit(tmp_path, "--ckpt_path", "last", "--trainer.max_steps", "5"))
     assert torch.load(last, weights_only=True)["global_step"] == 5
     assert (tmp_path / "target" / "model" / "model.safetensors").is_file()
+
+
+class Terminate(pl.Callback):
+    """A SIGTERM after three batches, as a scheduler sends it."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_terminated_fit_leaves_a_checkpoint_and_does_not_look_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run(fit(tmp_path, "--trainer.callbacks+", "tests.cli.test_messages.Terminate"))
+    assert exit_.value.code == 143
+    assert "terminated; fit resumes with --ckpt_path last" in capsys.readouterr().err
+    assert (tmp_path / "target" / "checkpoints" / "last.ckpt").exists()
+    assert not (tmp_path / "target" / "model").exists()
 
 
 @pytest.mark.e2e
