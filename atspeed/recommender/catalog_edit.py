@@ -69,8 +69,9 @@ def _checked(item: Mapping[str, Any], schema: pa.Schema) -> str:
         raise ValueError(f"an item has the name {item.get('item')!r}; expected a text under the key item")
     if unknown := sorted(item.keys() - set(schema.names)):
         raise ValueError(f"item {item['item']!r} has {unknown[0]!r}; the columns of the catalog are {schema.names}")
-    if not (item.get(POPULARITY) or 0) >= 0:
-        raise ValueError(f"item {item['item']!r} has {POPULARITY} {item[POPULARITY]}; expected 0 or more")
+    count = item.get(POPULARITY, 0)
+    if not isinstance(count, int) or count < 0:
+        raise ValueError(f"item {item['item']!r} has {POPULARITY} {count!r}; expected an integer, 0 or more")
     return item["item"]
 
 

@@ -213,9 +213,10 @@ class Recommender:
             item_mask = item_mask & by_name
         names = [str(name) for name in history]
         skipped = [name for name in names if name not in served.catalog] if skip_unknown_items else []
+        known = [name for name in names if name in served.catalog] if skipped else names
         return Request(
             served=served,
-            history=served.indices([name for name in names if name not in skipped] if skipped else names),
+            history=served.indices(known),
             skipped=skipped,
             k=k,
             exclude_seen=self.bundle.settings.exclude_seen if exclude_seen is None else exclude_seen,

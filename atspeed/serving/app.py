@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Discriminator, Tag
 from starlette.exceptions import HTTPException
 
-from atspeed import __version__
+from atspeed.provenance import versions
 from atspeed.recommender import Recommender, edit_items
 from atspeed.serving import schemas
 from atspeed.serving.guard import CLOSED, Guard
@@ -79,7 +79,7 @@ def create_app(
 
     app = FastAPI(
         title="atspeed",
-        version=__version__,
+        version=versions()["atspeed"],
         summary="Top-K recommendations by speculative beam decoding",
         lifespan=lifespan,
         docs_url=None,  # they load scripts from elsewhere
@@ -103,23 +103,24 @@ def add_recommendations(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/recommendations",
         response_model=schemas.RecommendationAnswer | schemas.RecommendationAnswers,
-        responses=problems(400, 401, 408, 413, 422, 429, 500, 503, 504),
+        responses=problems(400, 401, 408, 413, 415, 422, 429, 500, 503, 504),
     )
     async def recommend(asked: Asked, http: Request) -> JSONResponse:
         """Recommend items for one history, or for many."""
         many = isinstance(asked, schemas.RecommendationRequests)
         each = asked.requests if isinstance(asked, schemas.RecommendationRequests) else [asked]
-        fields = http.state._state[FIELDS]
+        fields = getattr(http.state, FIELDS)
         fields.update(requests=len(each), history_lengths=[len(one.history) for one in each])
         if service.settings.log_histories:
             fields["histories"] = [one.history for one in each]
-        outcome = "answered"
+        outcome = "failed"
         try:
             recommender = service.recommender
             check_sizes(each, service.settings)
             requests = await checked(recommender, each)
             timeout_ms = min((one.timeout_ms for one in each if one.timeout_ms is not None), default=None)
             answered = await unless_closed(http, service.answer(requests, timeout_ms))
+            outcome = "answered"
         except ProblemError as problem:
             outcome = OUTCOMES[problem.status]
             raise
@@ -175,7 +176,7 @@ def add_catalog(app: FastAPI, service: Service) -> None:
         """Describe the catalog that is served."""
         return described()
 
-    @app.post("/v1/catalog", responses=problems(400, 401, 403, 404, 409, 413, 422, 503))
+    @app.post("/v1/catalog", responses=problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 503))
     async def change_catalog(change: schemas.CatalogChange) -> schemas.CatalogSummary:
         """Add, replace and remove items; needs the catalog's own token."""
         count = len(change.add) + len(change.replace) + len(change.remove)
@@ -184,7 +185,7 @@ def add_catalog(app: FastAPI, service: Service) -> None:
         await service.change_catalog(lambda items: edit_items(items, change.add, change.replace, change.remove))
         return described()
 
-    @app.post("/v1/catalog/rollback", responses=problems(400, 401, 403, 404, 409, 422, 503))
+    @app.post("/v1/catalog/rollback", responses=problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 503))
     async def roll_back(asked: schemas.Rollback) -> schemas.CatalogSummary:
         """Serve the items of an older version again, under a new number; needs the catalog's own token."""
         service.recommender  # noqa: B018  (503 if it is not ready)
@@ -225,10 +226,12 @@ def add_status(app: FastAPI, service: Service) -> None:
 
 
 def add_page(app: FastAPI) -> None:
-    """Add the page, to try the service with."""
+    """Add the page, to try the service with; it needs no token, but what it asks for does."""
+    if not PAGE.is_dir():
+        return
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
-    app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
+    app.mount("/page", StaticFiles(directory=PAGE))

@@ -59,20 +59,25 @@ class Guard:
         try:
             self._check_token(scope)
             body = await self._read_body(scope, receive)
+            _check_media_type(scope)
             await self.app(scope, _replayed(body, receive), send_with_id)
         except ProblemError as problem:
-            await ProblemResponse(problem)(scope, receive, send_with_id)
+            await ProblemResponse(problem, request_id)(scope, receive, send_with_id)
         except ConnectionResetError:
             pass
+        except asyncio.CancelledError:
+            if status == CLOSED:
+                ended = ProblemError(503, "the service ended before this was answered; try again", retry_after=1)
+                await ProblemResponse(ended, request_id)(scope, receive, send_with_id)
         except Exception:
             log.exception("a request failed", extra={FIELDS: {"request_id": request_id}})
             if status == CLOSED:
-                failed = ProblemError(500, "the service failed; the log says why, by the request ID in the header")
-                await ProblemResponse(failed)(scope, receive, send_with_id)
+                failed = ProblemError(500, "the service failed; its log says why, by the request ID")
+                await ProblemResponse(failed, request_id)(scope, receive, send_with_id)
         self._note(scope, status, time.perf_counter() - start)
 
     def _check_token(self, scope: Scope) -> None:
-        settings, path = self.service.settings, scope["path"]
+        settings, path = self.service.settings, _path(scope)
         header = Headers(scope=scope).get("authorization")
         if path.startswith("/v1/catalog") and scope["method"] == "POST":
             if not settings.changes_catalog:
@@ -86,7 +91,7 @@ class Guard:
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         settings = self.service.settings
-        changes = scope["path"].startswith("/v1/catalog")
+        changes = _path(scope).startswith("/v1/catalog")
         limit = settings.max_catalog_body_bytes if changes else settings.max_body_bytes
         too_large = ProblemError(413, f"the body has more than {limit} bytes")
         length = Headers(scope=scope).get("content-length", "")
@@ -121,6 +126,17 @@ class Guard:
             "ms": round(1000 * seconds, 2),
         }
         log.info("%s %s", scope["method"], route, extra={FIELDS: fields})
+
+
+def _path(scope: Scope) -> str:
+    """Return the path below the prefix that the app is mounted at, if any: what the router goes by."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
+def _check_media_type(scope: Scope) -> None:
+    media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+    if scope["method"] == "POST" and not re.fullmatch(r"application/(.+\+)?json", media_type):
+        raise ProblemError(415, f"the Content-Type is {media_type!r}; send application/json")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from atspeed import __version__
+from atspeed.provenance import versions
 from atspeed.recommender import Answer
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -25,7 +25,7 @@ class Metrics:
         def make(cls: Any, name: str, text: str, labels: Sequence[str] = (), **settings: Any) -> Any:
             return cls(f"atspeed_{name}", text, labels, registry=self.registry, **settings)
 
-        self.requests = make(Counter, "requests", "HTTP requests by route, status and outcome", ("route", "status"))
+        self.requests = make(Counter, "requests", "HTTP requests by route and status", ("route", "status"))
         self.recommendations = make(Counter, "recommendations", "Requests for recommendations by outcome", ("outcome",))
         self.request_seconds = make(Histogram, "request_seconds", "Time of HTTP requests", ("route",), buckets=SECONDS)
         self.wait_seconds = make(Histogram, "wait_seconds", "Time between arrival and decoding", buckets=SECONDS)
@@ -38,7 +38,7 @@ class Metrics:
         self.catalog_items = make(Gauge, "catalog_items", "Items of that version")
         self.ready = make(Gauge, "ready", "1 if the service is ready for requests")
         make(Gauge, "queue_depth", "Requests that wait").set_function(queue_depth)
-        make(Gauge, "build_info", "Version of atspeed", ("version",)).labels(__version__).set(1)
+        make(Gauge, "build_info", "Version of atspeed", ("version",)).labels(versions()["atspeed"]).set(1)
 
     def count_batch(self, answers: Sequence[Answer], decode_seconds: float) -> None:
         """Count a batch that was decoded."""

@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from atspeed.serving.logs import FIELDS
+
 MEDIA_TYPE = "application/problem+json"
 ONE, MANY = "one request", "many requests"
 """Tags of the two forms of a body, which stand in the locations of its errors."""
@@ -45,44 +47,53 @@ class ProblemResponse(Response):
 
     Args:
         problem: the problem.
+        request_id: names this occurrence.
         headers: more headers of the response.
     """
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, problem: ProblemError, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, problem: ProblemError, request_id: str, headers: Mapping[str, str] | None = None) -> None:
         content: dict[str, Any] = {
             "type": "about:blank",
             "title": ProblemError.title_of(problem.status),
             "status": problem.status,
             "detail": problem.detail,
+            "instance": request_id,
         }
         if problem.errors:
             content["errors"] = list(problem.errors)
         all_headers = dict(headers or {})
         if problem.retry_after is not None:
             all_headers["Retry-After"] = str(problem.retry_after)
+        if problem.status == HTTPStatus.UNAUTHORIZED:
+            all_headers["WWW-Authenticate"] = "Bearer"
         # ASCII: a text of a client may hold what UTF-8 cannot, such as half of a surrogate pair
         super().__init__(json.dumps(content).encode("ascii"), problem.status, all_headers)
 
 
-async def on_problem(_: Request, error: Exception) -> Response:
+async def on_problem(request: Request, error: Exception) -> Response:
     """Answer a :class:`ProblemError`."""
     assert isinstance(error, ProblemError)
-    return ProblemResponse(error)
+    return ProblemResponse(error, _request_id(request))
 
 
-async def on_http_exception(_: Request, error: Exception) -> Response:
+async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer an error of the framework, such as 404 or 405."""
     assert isinstance(error, HTTPException)
-    return ProblemResponse(ProblemError(error.status_code, str(error.detail)), error.headers)
+    return ProblemResponse(ProblemError(error.status_code, str(error.detail)), _request_id(request), error.headers)
 
 
-async def on_invalid_body(_: Request, error: Exception) -> Response:
+async def on_invalid_body(request: Request, error: Exception) -> Response:
     """Answer a body, path or query that is not as the schema says."""
     assert isinstance(error, RequestValidationError)
     errors = [{"pointer": _pointer(each["loc"]), "detail": str(each["msg"])} for each in error.errors()]
-    return ProblemResponse(ProblemError(422, "the request is not as the schema says (GET /openapi.json)", errors[:20]))
+    problem = ProblemError(422, "the request is not as the schema says (GET /openapi.json)", errors[:20])
+    return ProblemResponse(problem, _request_id(request))
+
+
+def _request_id(request: Request) -> str:
+    return getattr(request.state, FIELDS)["request_id"]
 
 
 def _pointer(location: Sequence[str | int]) -> str:

@@ -21,14 +21,19 @@ def check_sizes(asked: Sequence[RecommendationRequest], settings: ServiceSetting
         ProblemError: 422, with all that is too long.
     """
     errors = []
-    if len(asked) > settings.max_requests:
-        errors.append({"pointer": "/requests", "detail": f"{len(asked)} requests; at most {settings.max_requests}"})
+    most = min(settings.max_requests, settings.max_queue)  # more would never fit the queue, so 429 would be no help
+    if len(asked) > most:
+        errors.append({"pointer": "/requests", "detail": f"{len(asked)} requests; at most {most}"})
     for row, each in enumerate(asked):
         limits = (("history", settings.max_history), ("allow", settings.max_listed), ("deny", settings.max_listed))
         for name, limit in limits:
             count = len(getattr(each, name) or ())
             if count > limit:
                 errors.append({"pointer": f"{_at(row, asked)}/{name}", "detail": f"{count} items; at most {limit}"})
+        count = sum(map(len, each.where.values()))
+        if count > settings.max_listed:
+            detail = f"{count} values; at most {settings.max_listed}"
+            errors.append({"pointer": f"{_at(row, asked)}/where", "detail": detail})
     if errors:
         raise ProblemError(422, "the request is larger than this service takes", errors[:20])
 

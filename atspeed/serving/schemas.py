@@ -149,4 +149,5 @@ class ProblemDetails(BaseModel):
     title: str
     status: int
     detail: str
+    instance: str = Field(description="the request ID, which the log lines have too")
     errors: list[dict[str, str]] = []

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import torch
 import uvicorn
 
+from atspeed.checks import require_at_least
 from atspeed.recommender import Recommender
 from atspeed.recommender.manifest import Check
 from atspeed.serving.app import create_app
+from atspeed.serving.limited_http import LimitedHttp
 from atspeed.serving.logs import log_as_json
 from atspeed.serving.security import read_token
 from atspeed.serving.service import FAILED, Service
@@ -70,7 +73,7 @@ class Server:
         timeout_ms: int = 5000,
         max_requests: int = 64,
         max_history: int = 1000,
-        drain_seconds: float = 30.0,
+        drain_seconds: int = 30,
         log_histories: bool = False,
     ) -> None:
         self.bundle = bundle
@@ -83,6 +86,7 @@ class Server:
         self.trust_code = trust_code
         self.state = state
         self.drain_seconds = drain_seconds
+        require_at_least(1, drain_seconds=drain_seconds)
         self.settings = ServiceSettings(
             max_batch=max_batch,
             max_wait_ms=max_wait_ms,
@@ -121,7 +125,9 @@ class Server:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=int(self.drain_seconds),
+            timeout_graceful_shutdown=self.drain_seconds,
+            http=LimitedHttp,
+            ws="none",
         )
         server = SignalledServer(config, app.state.service)
         server.run()
@@ -175,7 +181,11 @@ class SignalledServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list | None = None) -> None:
         """Wait for what was accepted."""
+        was_loading, start = self.service.is_loading, time.monotonic()
         await super().shutdown(sockets)
-        if not self.service.batcher.is_idle:
+        late = time.monotonic() - start >= (self.config.timeout_graceful_shutdown or 0)
+        if late:
             log.error("the time to finish is up; requests were left unanswered")
             self.exit_code = 1
+        if late or was_loading or not self.service.batcher.is_idle:  # Python would wait for threads, which may hang
+            os._exit(self.exit_code)

@@ -36,7 +36,7 @@ class Service:
     def __init__(self, load: Callable[[], Recommender], settings: ServiceSettings, state: Path | None = None) -> None:
         self.settings = settings
         self.status = LOADING
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.batcher = Batcher(settings.max_batch, settings.max_wait_ms / 1000, settings.max_queue)
         self.metrics = self.batcher.metrics
         self._load = load
@@ -54,17 +54,27 @@ class Service:
             self._recommender = await asyncio.to_thread(self._load)
             self.versions = await asyncio.to_thread(self._read_versions)
             self.status = WARMING_UP
-            self._tasks.append(asyncio.create_task(self.batcher.run(self._recommender)))
+            batching = asyncio.create_task(self.batcher.run(self._recommender))
+            batching.add_done_callback(self._on_end)
+            self._tasks.append(batching)
             await asyncio.to_thread(warm_up, self._recommender, self.settings.max_batch)
         except Exception as error:
-            self.status, self.failure = FAILED, error
-            log.error("the service cannot start: %s", error, exc_info=error)
+            self._fail(error)
             return
         self._note_catalog()
         if self.status == WARMING_UP:  # it may be draining by now
             self.status = READY
             self.metrics.ready.set(1)
         log.info("ready after %.1f s", time.perf_counter() - start)
+
+    def _on_end(self, batching: asyncio.Task[None]) -> None:
+        if not batching.cancelled() and (error := batching.exception()):
+            self._fail(error)  # nothing would be answered any more
+
+    def _fail(self, error: BaseException) -> None:
+        self.status, self.failure = FAILED, error
+        self.metrics.ready.set(0)
+        log.error("the service failed: %s", error, exc_info=error)
 
     def _read_versions(self) -> CatalogVersions:
         bundle = self._recommender.bundle
@@ -86,6 +96,11 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the recommender is still being loaded or warmed up, in a thread that cannot be stopped."""
+        return not self._tasks[0].done()
 
     @property
     def recommender(self) -> Recommender:
@@ -124,7 +139,8 @@ class Service:
             await asyncio.to_thread(self.versions.add, items)
             recommender.served = served
             self._note_catalog()
-            log.info("catalog version %d is served: %d items", served.version, served.catalog.num_items)
+            kept = "in memory only, until the process ends (no state folder)" if self._state is None else "saved"
+            log.info("catalog version %d is served: %d items, %s", served.version, served.catalog.num_items, kept)
             return served
 
     async def roll_back(self, version: int | None) -> ServedCatalog:

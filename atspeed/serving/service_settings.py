@@ -15,9 +15,10 @@ class ServiceSettings:
         max_queue: most requests that wait; more get 429. What waits behind it is latency: a queue of two batches keeps
             the latency under overload near that of three batches.
         timeout_ms: deadline of a request that names none, and the longest that it may name; past it, 504.
-        max_requests: most requests of one POST.
+        max_requests: most requests of one POST; never more than ``max_queue``.
         max_history: most items of a history; a prompt has the last ones.
-        max_listed: most items that a request allows or denies, or a change of the catalog names.
+        max_listed: most items that a request allows or denies, values that its ``where`` has, or items that a change of
+            the catalog names.
         max_body_bytes: of a POST, but for changes of the catalog; more is 413.
         max_catalog_body_bytes: of a change of the catalog.
         body_timeout_s: how long the body of a POST may take to arrive; longer is 408.
