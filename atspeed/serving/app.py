@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Discriminator, Tag
 from starlette.exceptions import HTTPException
 
-from atspeed import __version__
+from atspeed.provenance import versions
 from atspeed.recommender import Recommender, edit_items
 from atspeed.serving import schemas
 from atspeed.serving.guard import CLOSED, Guard
@@ -79,7 +79,7 @@ def create_app(
 
     app = FastAPI(
         title="atspeed",
-        version=__version__,
+        version=versions()["atspeed"],
         summary="Top-K recommendations by speculative beam decoding",
         lifespan=lifespan,
         docs_url=None,  # they load scripts from elsewhere

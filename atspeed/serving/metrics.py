@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from atspeed import __version__
+from atspeed.provenance import versions
 from atspeed.recommender import Answer
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -38,7 +38,7 @@ class Metrics:
         self.catalog_items = make(Gauge, "catalog_items", "Items of that version")
         self.ready = make(Gauge, "ready", "1 if the service is ready for requests")
         make(Gauge, "queue_depth", "Requests that wait").set_function(queue_depth)
-        make(Gauge, "build_info", "Version of atspeed", ("version",)).labels(__version__).set(1)
+        make(Gauge, "build_info", "Version of atspeed", ("version",)).labels(versions()["atspeed"]).set(1)
 
     def count_batch(self, answers: Sequence[Answer], decode_seconds: float) -> None:
         """Count a batch that was decoded."""
