@@ -17,11 +17,11 @@ from atspeed.callbacks.required_module import require_module
 from atspeed.data import RequestBatch
 from atspeed.files import write_atomically
 from atspeed.modules import Inference
+from atspeed.recommender.answer_columns import ANSWER_FIELDS
 
 log = logging.getLogger(__name__)
 
-ANSWER = pa.struct({"items": pa.list_(pa.string()), "sid": pa.list_(pa.string()), "score": pa.float64()})
-SCHEMA = pa.schema({"user": pa.string(), "recommended": pa.list_(ANSWER), "target_calls": pa.int64()})
+SCHEMA = pa.schema([pa.field("user", pa.string()), *ANSWER_FIELDS])
 ROW_GROUP = 4096
 
 

@@ -1,7 +1,6 @@
 """The inference module: tests and predicts top-K items by speculative beam decoding."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from atspeed.recommender import (
     response_trie,
     unseen_items,
 )
+from atspeed.recommender.answer_columns import answer_record
 from atspeed.recommender.calibration_file import load_calibration
 from atspeed.recommender.cost_file import load_costs
 
@@ -271,8 +271,7 @@ class Inference(StageModule):
         ):
             if not len(known.items[user]):
                 answer = self.popular_items.answer(self.num_beams)
-            recommended = [asdict(each) for each in answer.recommended]
-            records.append({"user": known.users[user], "recommended": recommended, "target_calls": answer.target_calls})
+            records.append({"user": known.users[user], **answer_record(answer)})
         return records
 
 

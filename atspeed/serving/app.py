@@ -60,7 +60,10 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def create_app(
-    load: Callable[[], Recommender], settings: ServiceSettings | None = None, state: Path | None = None
+    load: Callable[[], Recommender],
+    settings: ServiceSettings | None = None,
+    state: Path | None = None,
+    starts_ready: bool = False,
 ) -> FastAPI:
     """Return the app; it loads the recommender when it starts, and is ready when ``GET /ready`` says so.
 
@@ -68,12 +71,17 @@ def create_app(
         load: returns the recommender.
         settings: limits and secrets.
         state: folder of accepted catalog versions; None: they last as long as the process.
+        starts_ready: whether the start of the app waits until it is ready, and fails if it cannot be.
     """
     service = Service(load, settings or ServiceSettings(), state)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
+        if starts_ready:
+            await service.starting
+            if service.failure is not None:
+                raise service.failure
         yield
         await service.stop()
 

@@ -46,7 +46,8 @@ class Service:
 
     def start(self) -> None:
         """Begin to load, in the running event loop."""
-        self._tasks.append(asyncio.create_task(self._start()))
+        self.starting = asyncio.create_task(self._start())
+        self._tasks.append(self.starting)
 
     async def _start(self) -> None:
         start = time.perf_counter()
