@@ -12,6 +12,7 @@ from atspeed.cli.bundling import bundle, with_bundle
 from atspeed.cli.messages import FAILURE
 from atspeed.cli.overview import COMMANDS, PROGRAM, TRAINER_COMMANDS, usage
 from atspeed.cli.parser import PARSER_SETTINGS, DataOfConfig, Parser, add_config_option, construct
+from atspeed.cli.serve import serve
 from atspeed.cli.show_prompt import PromptDisplay
 from atspeed.cli.trainer_cli import AtSpeedCLI
 from atspeed.data import InteractionSource, RecommendationData
@@ -43,6 +44,8 @@ def run(args: list[str]) -> None:
         args = [command, *with_bundle(command, args[1:])]
     if command == "cache-target":
         cache_target(args[1:])
+    elif command == "serve":
+        serve(args[1:], run)
     elif command == "bundle":
         bundle(args[1:])
     elif command in ("prepare", "semantic-ids"):

@@ -15,6 +15,7 @@ COMMANDS = {
     "show-prompt": "Print the prompt of a user as the models see it: text, tokens and response.",
     "doctor": "Check a checkpoint with its tokenizer and a prompt on a few users, and say what to change.",
     "bundle": "Write models, catalog, prompt and settings as one folder, for serving and for Python.",
+    "serve": "Serve a bundle over HTTP, with a page to try it; --demo makes one first.",
     "cache-target": "Score the training prompts with the frozen target once, for alignments without the target.",
     "benchmark": "Compare speculative decoding with plain beam search and transformers.generate.",
     "benchmark-alignment": "Compare drafts of one target: target calls, accepted levels, recall and coverage.",

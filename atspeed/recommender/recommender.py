@@ -3,7 +3,7 @@
 import copy
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,8 +153,10 @@ class Recommender:
             )
         return served.decoders[method]
 
-    def serve(self, items: pa.Table, version: int) -> ServedCatalog:
-        """Answer new requests from another catalog; requests that were made before keep theirs.
+    def build(self, items: pa.Table, version: int) -> ServedCatalog:
+        """Return another version of the catalog, ready to be assigned to :attr:`served`.
+
+        New requests are then answered from it; those that were made before keep theirs.
 
         Args:
             items: a row per item; see :attr:`Bundle.items` and :func:`edit_items`.
@@ -165,7 +167,6 @@ class Recommender:
         """
         served = ServedCatalog(self.bundle, items, version, self.device)
         self._decoder(served, self.method())
-        self.served = served
         return served
 
     def request(
@@ -175,6 +176,9 @@ class Recommender:
         *,
         exclude_seen: bool | None = None,
         item_mask: torch.Tensor | None = None,
+        allow: Sequence[str | int] | None = None,
+        deny: Sequence[str | int] = (),
+        where: Mapping[str, Collection[str]] | None = None,
         verification: str | None = None,
         speculation: bool = True,
         seed: int | None = None,
@@ -186,7 +190,10 @@ class Recommender:
             history: names of items, oldest first; empty for a user without history, who gets popular items.
             k: how many semantic IDs, at most the beam width; 10, or the beam width if that is less, if not given.
             exclude_seen: whether the items of the history are left out; as the bundle says if not given.
-            item_mask: which items may be recommended, ``[num_items]``, bool; see :meth:`ServedCatalog.item_mask`.
+            item_mask: which items may be recommended, ``[num_items]``, bool; all if not given.
+            allow: further conditions, as ``deny`` and ``where``; see :meth:`ServedCatalog.item_mask`.
+            deny: see there.
+            where: see there.
             verification: see :meth:`method`.
             speculation: see :meth:`method`.
             seed: of a verifier that samples: a seed repeats its answer, whatever shares the batch.
@@ -201,6 +208,9 @@ class Recommender:
             raise ValueError(f"k is {k}; expected 1 to {self.num_beams}, the beam width of the bundle")
         if seed is not None and not 0 <= seed <= LARGEST_SEED:
             raise ValueError(f"seed is {seed}; expected 0 to {LARGEST_SEED}")
+        by_name = served.item_mask(allow, deny, where)
+        if item_mask is not None and by_name is not None:
+            item_mask = item_mask & by_name
         names = [str(name) for name in history]
         skipped = [name for name in names if name not in served.catalog] if skip_unknown_items else []
         return Request(
@@ -209,7 +219,7 @@ class Recommender:
             skipped=skipped,
             k=k,
             exclude_seen=self.bundle.settings.exclude_seen if exclude_seen is None else exclude_seen,
-            item_mask=item_mask,
+            item_mask=by_name if item_mask is None else item_mask,
             method=self.method(verification, speculation),
             seed=secrets.randbelow(LARGEST_SEED) if seed is None else seed,
         )

@@ -36,3 +36,7 @@ class Request:
     def num_items(self) -> int:
         """Items of the history that the prompt has: requests of similar numbers make good batches."""
         return min(len(self.history), self.served.encoder.max_items)
+
+    def shares_batch(self, other: "Request") -> bool:
+        """Return whether two requests may be answered in one batch."""
+        return self.served is other.served and self.method == other.method

@@ -88,13 +88,18 @@ class ServedCatalog:
         mask[_rows(self.indices(deny))] = False
         return mask
 
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns of metadata that :meth:`item_mask` can look at."""
+        known = ("item", "sid")
+        return [field.name for field in self.items.schema if _is_text(field.type) and field.name not in known]
+
     def _has_value(self, column: str, values: Collection[str]) -> Tensor:
         """Return which items have one of some values in a column, ``[num_items]``, bool."""
-        texts = [
-            field.name for field in self.items.schema if _is_text(field.type) and field.name not in ("item", "sid")
-        ]
-        if column not in texts:
-            raise ValueError(f"the items have no column {column!r} of texts to filter by; they have {texts}")
+        if column not in self.text_columns:
+            raise ValueError(
+                f"the items have no column {column!r} of texts to filter by; they have {self.text_columns}"
+            )
         found = self.items[column].combine_chunks()
         wanted = pa.array(list(values), pa.string())
         if not pa.types.is_list(found.type):

@@ -182,8 +182,9 @@ def test_another_catalog_is_served_and_older_requests_keep_theirs(tmp_path: Path
     request = recommender.request(["item-3"], 8)
     sid = before.recommended[0].sid
     edited = edit_items(first.items, add=[{"item": "new", "sid": sid}], remove=[gone])
-    served = recommender.serve(edited, 2)
-    assert recommender.served is served
+    served = recommender.build(edited, 2)
+    assert recommender.served is first
+    recommender.served = served
     (after,) = recommender.recommend([["item-3"]], k=8)
     assert after.recommended[0].sid == sid
     assert "new" in after.recommended[0].items
@@ -196,5 +197,4 @@ def test_another_catalog_is_served_and_older_requests_keep_theirs(tmp_path: Path
         ({"item": "x", "sid": sid[:3]}, "item 'x' has a semantic ID of 3 codes"),
     ):
         with pytest.raises(ValueError, match=message):
-            recommender.serve(edit_items(edited, add=[wrong]), 3)
-    assert recommender.served is served
+            recommender.build(edit_items(edited, add=[wrong]), 3)
