@@ -69,6 +69,8 @@ def _checked(item: Mapping[str, Any], schema: pa.Schema) -> str:
         raise ValueError(f"an item has the name {item.get('item')!r}; expected a text under the key item")
     if unknown := sorted(item.keys() - set(schema.names)):
         raise ValueError(f"item {item['item']!r} has {unknown[0]!r}; the columns of the catalog are {schema.names}")
+    if not (item.get(POPULARITY) or 0) >= 0:
+        raise ValueError(f"item {item['item']!r} has {POPULARITY} {item[POPULARITY]}; expected 0 or more")
     return item["item"]
 
 
@@ -77,6 +79,6 @@ def _table(items: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     for field in schema:
         try:
             columns[field.name] = pa.array([item.get(field.name) for item in items], field.type)
-        except (pa.ArrowException, OverflowError) as error:
+        except (pa.ArrowException, OverflowError, TypeError) as error:
             raise ValueError(f"column {field.name!r} of the items is {field.type}: {error}") from error
     return pa.table(columns, schema=schema)
