@@ -67,6 +67,7 @@ def test_a_second_signal_ends_at_once_and_a_client_that_leaves_is_dropped(bundle
         slow.close()
 
 
+@pytest.mark.nightly
 def test_killed_and_started_again_it_serves_the_accepted_catalog(bundle: Path, tmp_path: Path) -> None:
     state, token = tmp_path / "state", {"ATSPEED_CATALOG_TOKEN": "catalog"}
     with ServerProcess(bundle, "--state", str(state), environment=token).wait_ready() as server:
@@ -86,6 +87,7 @@ def test_killed_and_started_again_it_serves_the_accepted_catalog(bundle: Path, t
         assert server.end() == 0
 
 
+@pytest.mark.nightly
 def test_what_cannot_start_says_why_and_ends_with_one(tmp_path: Path, bundle: Path) -> None:
     with ServerProcess(tmp_path, "--state", str(tmp_path)) as server:
         assert server.process.wait(60) == 1

@@ -1,0 +1,186 @@
+"""Requests that nobody should send: the answer is a client error, and the next request is answered."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from starlette.testclient import TestClient
+
+from atspeed.recommender import Recommender
+from tests.serving.running import RECOMMENDATIONS, ServerProcess, app_client
+
+schemathesis = pytest.importorskip("schemathesis", reason="needs the extra test")
+
+TOKEN = "catalog"
+NIGHTLY_EXAMPLES = 350  # for each of the routes with a body and parameters: more than 2,000 requests in all
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Path) -> Iterator[TestClient]:
+    with app_client(lambda: Recommender.load(bundle), catalog_token=TOKEN, max_wait_ms=0) as client:
+        yield client
+
+
+def send_cases(client: TestClient, examples: int) -> int:
+    """Send generated requests to every route, right ones and wrong ones; return how many."""
+    schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    count = 0
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        if operation.path == "/v1/catalog/rollback" or operation.method.upper() not in ("GET", "POST"):
+            continue
+        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
+            try:
+                strategy = operation.as_strategy(generation_mode=mode)
+                count += _send(client, strategy, examples)
+            except Exception as error:
+                if "Unsatisfiable" not in type(error).__name__ and "nothing" not in str(error):  # nothing can be wrong
+                    raise
+    return count
+
+
+def _send(client: TestClient, strategy: object, examples: int) -> int:
+    from hypothesis import given
+
+    sent = 0
+
+    @settings(
+        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+    )
+    @given(case=strategy)  # type: ignore[arg-type]
+    def send(case: object) -> None:
+        nonlocal sent
+        parts = case.as_transport_kwargs(base_url="http://testserver")  # type: ignore[attr-defined]
+        headers = {**(parts.get("headers") or {}), "Authorization": f"Bearer {TOKEN}"}
+        content = parts.get("data")
+        if "json" in parts:
+            content, headers["Content-Type"] = json.dumps(parts["json"]).encode(), "application/json"
+        response = client.request(
+            parts["method"], parts["url"], params=parts.get("params"), content=content, headers=_sendable(headers)
+        )
+        sent += 1
+        assert response.status_code < 500, (parts, response.text)
+        if response.status_code >= 400:
+            assert response.json()["status"] == response.status_code
+
+    send()
+    return sent
+
+
+def _sendable(headers: dict) -> dict:
+    return {name: value for name, value in headers.items() if str(value).isascii() and str(value).isprintable()}
+
+
+def test_generated_requests(client: TestClient) -> None:
+    assert send_cases(client, 8) > 50
+    assert client.post(RECOMMENDATIONS, json={"history": []}).status_code == 200
+
+
+@pytest.mark.nightly
+def test_many_generated_requests(client: TestClient) -> None:
+    assert send_cases(client, NIGHTLY_EXAMPLES) > 2000
+    assert client.post(RECOMMENDATIONS, json={"history": []}).status_code == 200
+
+
+def post(body: bytes, *headers: str) -> bytes:
+    head = ["POST /v1/recommendations HTTP/1.1", "Host: x", *headers]
+    if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in headers):
+        head.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*head, "", ""]).encode("latin-1") + body
+
+
+JSON = "Content-Type: application/json"
+FINE = b'{"history": ["item-3"], "k": 2}'
+REQUESTS = {
+    "deep": post(b"[" * 100_000 + b"]" * 100_000, JSON),
+    "deep objects": post(b'{"a":' * 100_000, JSON),
+    "huge integer": post(b'{"history": [], "k": ' + b"9" * 10_000 + b"}", JSON),
+    "huge float": post(b'{"history": [], "k": 1e999}', JSON),
+    "NaN": post(b'{"history": [NaN], "seed": -Infinity}', JSON),
+    "invalid UTF-8": post(b'{"history": ["\xff\xfe"]}', JSON),
+    "half a surrogate pair": post(b'{"history": ["\\ud800"], "skip_unknown_items": true}', JSON),
+    "NUL": post(b'{"history": ["\\u0000"]}', JSON),
+    "a NUL byte": post(b'{"history": ["\x00"]}', JSON),
+    "no JSON": post(b"history=item-3", "Content-Type: application/x-www-form-urlencoded"),
+    "no media type": post(FINE),
+    "empty": post(b"", JSON),
+    "a long name": post(json.dumps({"history": ["x" * 100_000]}).encode(), JSON),
+    "many": post(json.dumps({"requests": [{"history": []}] * 10_000}).encode(), JSON),
+    "too long": post(b" " * 2_000_000, JSON),
+    "too long by its own account": post(b"", JSON, "Content-Length: 99999999999"),
+    "a negative length": post(b"", JSON, "Content-Length: -5"),
+    "two lengths": post(FINE, JSON, "Content-Length: 3", "Content-Length: 30"),
+    "chunks that never end": post(b"FFFFFFFFFFFFFFFF\r\n" + b" " * 2_000_000, JSON, "Transfer-Encoding: chunked"),
+    "no chunks": post(b"zz\r\n", JSON, "Transfer-Encoding: chunked"),
+    "huge headers": post(FINE, JSON, "X-Long: " + "x" * 1_000_000),
+    "many headers": post(FINE, JSON, *(f"X-{number}: 1" for number in range(20_000))),
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello\r\n\r\n",
+    "another method": b"BREW /v1/recommendations HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a path with a NUL": b"GET /v1/items/%00 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a path out of the page": b"GET /page/../server.py HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an encoded path out of the page": b"GET /page/%2e%2e/server.py HTTP/1.1\r\nHost: x\r\n\r\n",
+}
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(bundle, "--max_wait_ms", "0").wait_ready() as server:
+        yield server
+
+
+def exchange(server: ServerProcess, request: bytes, seconds: float = 15) -> bytes:
+    """Send bytes, and return what comes back until the connection is closed or a response is complete."""
+    address = server.client.base_url.host, server.client.base_url.port
+    with socket.create_connection(address, timeout=seconds) as connection:
+        received = b""
+        try:
+            connection.sendall(request)
+            while not (b"\r\n\r\n" in received and received.split(b"\r\n\r\n", 1)[1]):
+                if not (part := connection.recv(65536)):
+                    break
+                received += part
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+    return received
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_hand_made_requests(server: ServerProcess, name: str) -> None:
+    start = time.monotonic()
+    received = exchange(server, REQUESTS[name])
+    assert time.monotonic() - start < 14, "it hung"
+    assert received[:9] in (b"HTTP/1.1 ", b"")  # a connection may be closed in the middle of what is too long
+    if received:
+        assert received[9:10] == b"4", received[:200]
+    assert server.client.post(RECOMMENDATIONS, json={"history": ["item-3"]}).status_code == 200
+
+
+def test_pipelined_requests_are_answered_in_turn(server: ServerProcess) -> None:
+    received = exchange(server, post(FINE, JSON) + post(FINE, JSON, "Connection: close"))
+    assert received.startswith(b"HTTP/1.1 200")
+
+
+def test_slow_and_broken_connections_leave_others_alone(server: ServerProcess) -> None:
+    address = server.client.base_url.host, server.client.base_url.port
+    held = [socket.create_connection(address) for _ in range(50)]
+    for number, connection in enumerate(held):
+        connection.sendall(post(FINE, JSON)[: 20 + 3 * number])
+    for connection in held[::2]:
+        connection.shutdown(socket.SHUT_WR)
+    for connection in held[::3]:
+        connection.close()
+    for _ in range(5):
+        assert server.client.post(RECOMMENDATIONS, json={"history": ["item-3"]}).status_code == 200
+    for connection in held:
+        connection.close()
+    assert server.client.get("/ready").status_code == 200
+
+
+@pytest.mark.nightly
+def test_a_slow_body_is_cut_off(server: ServerProcess) -> None:
+    received = exchange(server, post(FINE, JSON)[:-5], seconds=30)
+    assert received.startswith(b"HTTP/1.1 408")
