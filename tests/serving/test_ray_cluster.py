@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +29,9 @@ from atspeed.serving.ray import NAME, build  # noqa: E402
 from atspeed.serving.ray_data import Scoring, score_parquet  # noqa: E402
 
 HISTORIES = [[f"item-{(7 * row + step) % 140}" for step in range(row % 6)] for row in range(30)]
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    PORT = free.getsockname()[1]
 pytestmark = [pytest.mark.distributed, pytest.mark.nightly]  # a cluster takes 10 seconds to start
 
 
@@ -104,17 +108,18 @@ def test_files_are_answered_shard_by_shard(bundle: Path, recommender: Recommende
 
 
 def workers(name: str) -> list[int]:
-    """Process ids of the actors of a class."""
-    from ray.util.state import list_actors
-
-    return [actor.pid for actor in list_actors(detail=True) if name in actor.class_name and actor.state == "ALIVE"]
+    """Process ids of the actors of a class, by the titles that Ray gives its processes."""
+    titles = {
+        int(each.name): (each / "cmdline").read_bytes() for each in Path("/proc").iterdir() if each.name.isdigit()
+    }
+    return [pid for pid, title in titles.items() if title.startswith(b"ray::") and name.encode() in title]
 
 
 @pytest.fixture
 def deployed(bundle: Path) -> Iterator[httpx.Client]:
-    serve.start(http_options={"host": "127.0.0.1", "port": 8765}, proxy_location="HeadOnly")
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT}, proxy_location="HeadOnly")
     serve.run(build({"bundle": str(bundle), "min_replicas": "1", "max_queue": "200"}), name=NAME, route_prefix="/")
-    with httpx.Client(base_url="http://127.0.0.1:8765", timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=30) as client:
         yield client
     serve.delete(NAME)
 
