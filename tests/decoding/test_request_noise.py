@@ -39,6 +39,7 @@ DRAFTERS = {
     "draft": ModelDrafter(6, 2),
     **{name: PRICED[name] for name in ("priced", "priced, dear calls", "priced, uncalibrated")},
 }
+SLOWER = DRAFTERS.keys() - {"none", "hybrid", "draft", "priced"}
 VERIFIERS = {"lossless": LosslessSampling(), "relaxed": RelaxedSampling(0.7)}
 
 
@@ -49,9 +50,12 @@ def decode(trie: str, drafter: str, verifier: SamplingVerifier, rows: list[int],
     return decoder(PROMPTS[rows, first:], MASK[rows, first:], NUM_BEAMS, seeds=seeds[rows])
 
 
-@pytest.mark.parametrize("trie", TRIES)
+@pytest.mark.parametrize("trie", ["codes", pytest.param("closed codes", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("verifier", VERIFIERS)
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize(
+    "drafter",
+    ["none", "hybrid", "draft", "priced", *(pytest.param(name, marks=pytest.mark.nightly) for name in sorted(SLOWER))],
+)
 def test_the_answer_of_a_seed_does_not_depend_on_what_shares_its_batch(trie: str, verifier: str, drafter: str) -> None:
     how = trie, drafter, VERIFIERS[verifier]
     alone = [decode(*how, [row], SEEDS) for row in range(len(LENGTHS))]
