@@ -63,6 +63,8 @@ class Drafter(ABC):
             target: the target's scorer, to look at: its trie and what a request allows.
             draft: the draft model's scorer, if :attr:`needs_draft`.
             select: how the draft's candidates are selected, which the verifier decides: the best, or at random.
+                At random the same numbers come again in later rounds (:class:`RequestNoise`), so how many candidates of
+                a level are selected must depend neither on what was selected of it nor on what of it has been scored.
         """
 
 
