@@ -88,7 +88,7 @@ class Batcher:
         Raises:
             ProblemError: 429 if they do not fit the queue, 504 if the time is up, 500 if one cannot be answered.
         """
-        if len(self._queue) + len(requests) > self.max_queue:
+        if len(self._queue) >= self.max_queue:  # a POST of many requests may reach beyond it
             raise ProblemError(
                 429,
                 f"{len(self._queue)} requests wait, of at most {self.max_queue}; try again later",

@@ -48,7 +48,7 @@ class Server:
         state: folder of accepted catalog versions and measured costs; without it they last as long as the process.
         max_batch: most requests of a batch.
         max_wait_ms: how long a request waits for others when the device is idle.
-        max_queue: most requests that wait; more get 429.
+        max_queue: while so many requests wait, others get 429.
         timeout_ms: deadline of a request that names none, and the longest that it may name.
         max_requests: most requests of one POST.
         max_history: most items of a history.
@@ -69,7 +69,7 @@ class Server:
         state: Path | None = None,
         max_batch: int = 16,
         max_wait_ms: float = 2.0,
-        max_queue: int = 32,
+        max_queue: int = 16,
         timeout_ms: int = 5000,
         max_requests: int = 64,
         max_history: int = 1000,

@@ -12,8 +12,8 @@ class ServiceSettings:
     Attributes:
         max_batch: most requests of a batch.
         max_wait_ms: how long a request waits for others when the device is idle.
-        max_queue: most requests that wait; more get 429. What waits behind it is latency: a queue of two batches keeps
-            the latency under overload near that of three batches.
+        max_queue: while so many requests wait, others get 429. What waits is latency: with a queue of one batch, an
+            accepted request waits for two batches at most before its own.
         timeout_ms: deadline of a request that names none, and the longest that it may name; past it, 504.
         max_requests: most requests of one POST; never more than ``max_queue``.
         max_history: most items of a history; a prompt has the last ones.
@@ -33,7 +33,7 @@ class ServiceSettings:
 
     max_batch: int = 16
     max_wait_ms: float = 2.0
-    max_queue: int = 32
+    max_queue: int = 16
     timeout_ms: int = 5000
     max_requests: int = 64
     max_history: int = 1000
