@@ -59,7 +59,7 @@ class Batcher:
     Args:
         max_batch: most requests of a batch.
         max_wait: seconds.
-        max_queue: most requests that wait.
+        max_queue: while so many requests wait, no more are accepted.
     """
 
     def __init__(self, max_batch: int, max_wait: float, max_queue: int) -> None:

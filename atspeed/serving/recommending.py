@@ -21,9 +21,8 @@ def check_sizes(asked: Sequence[RecommendationRequest], settings: ServiceSetting
         ProblemError: 422, with all that is too long.
     """
     errors = []
-    most = min(settings.max_requests, settings.max_queue)  # more would never fit the queue, so 429 would be no help
-    if len(asked) > most:
-        errors.append({"pointer": "/requests", "detail": f"{len(asked)} requests; at most {most}"})
+    if len(asked) > settings.max_requests:
+        errors.append({"pointer": "/requests", "detail": f"{len(asked)} requests; at most {settings.max_requests}"})
     for row, each in enumerate(asked):
         limits = (("history", settings.max_history), ("allow", settings.max_listed), ("deny", settings.max_listed))
         for name, limit in limits:

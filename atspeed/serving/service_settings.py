@@ -15,7 +15,7 @@ class ServiceSettings:
         max_queue: while so many requests wait, others get 429. What waits is latency: with a queue of one batch, an
             accepted request waits for two batches at most before its own.
         timeout_ms: deadline of a request that names none, and the longest that it may name; past it, 504.
-        max_requests: most requests of one POST; never more than ``max_queue``.
+        max_requests: most requests of one POST.
         max_history: most items of a history; a prompt has the last ones.
         max_listed: most items that a request allows or denies, values that its ``where`` has, or items that a change of
             the catalog names.
