@@ -287,12 +287,10 @@ async def run(bundle: Path, out: Path, seconds: float) -> None:
         "exit_codes": code,
     }
     (out / "load.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(
-        f"closed loop (--max_queue 256, --timeout_ms 30000)\n\n{table(closed)}\n\nPoisson (--max_queue 16)\n\n{table(opened)}\n"
-    )
-    print(
-        f"without HTTP, batches of {MAX_BATCH}: {bare_rate:.0f}/s; at 32 clients the service reaches {capacity / bare_rate:.1%}"
-    )
+    print(f"closed loop (--max_queue 256, --timeout_ms 30000)\n\n{table(closed)}\n")
+    print(f"Poisson (--max_queue 16)\n\n{table(opened)}\n")
+    share = capacity / bare_rate
+    print(f"without HTTP, batches of {MAX_BATCH}: {bare_rate:.0f}/s; the service reaches {share:.1%} with {FULL}")
     print(f"exit codes of the service: {code}")
 
 
