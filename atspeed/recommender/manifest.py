@@ -5,7 +5,7 @@ import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from atspeed.provenance import versions
 
@@ -46,6 +46,8 @@ def check_manifest(folder: Path, check: Check) -> str:
         FileNotFoundError: if the folder is no bundle.
         ValueError: if its format is newer than this version of atspeed, or files are not as listed.
     """
+    if check not in get_args(Check):
+        raise ValueError(f"check is {check!r}; expected one of {', '.join(get_args(Check))}")
     files = _read(folder)["files"]
     found = set(_files(folder))
     if missing := sorted(files.keys() - found):

@@ -1,6 +1,7 @@
 """What Python users and the service load."""
 
 import copy
+import numbers
 import secrets
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -211,7 +212,7 @@ class Recommender:
         by_name = served.item_mask(allow, deny, where)
         if item_mask is not None and by_name is not None:
             item_mask = item_mask & by_name
-        names = [str(name) for name in history]
+        names = _names(history)
         skipped = [name for name in names if name not in served.catalog] if skip_unknown_items else []
         known = [name for name in names if name in served.catalog] if skipped else names
         return Request(
@@ -324,3 +325,13 @@ class Recommender:
             rows = order[start : start + size]
             result.update(zip(rows, self.answer([requests[row] for row in rows]), strict=True))
         return [result[row] for row in range(len(requests))]
+
+
+def _names(history: Sequence[str | int]) -> list[str]:
+    """Return the names of items; a text, None or a missing value would otherwise pass as names of unknown items."""
+    if history is None or isinstance(history, str):
+        raise ValueError(f"the history is {history!r}; expected a list of item names, empty for a user without history")
+    for name in history:
+        if not isinstance(name, str | numbers.Integral):
+            raise ValueError(f"the history has {name!r}; expected names of items, strings or integers")
+    return [str(name) for name in history]

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow as pa
@@ -23,6 +25,7 @@ from tests.serving.running import RECOMMENDATIONS, problem, wait_until
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 from ray import serve  # noqa: E402
+from ray._private.state import actors  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from atspeed.serving.ray import NAME, build  # noqa: E402
@@ -99,109 +102,20 @@ def test_files_are_answered_shard_by_shard(bundle: Path, recommender: Recommende
     assert score_parquet(tmp_path / "in", out, scoring) == 1
     check_results(out, rows, recommender)
     assert score_parquet(tmp_path / "in", out, scoring) == 0
-    with pytest.raises(ValueError, match=r"has results of other settings \(k\); repeat these to go on"):
+    with pytest.raises(ValueError, match="has results of other settings: k was 3 and is 2"):
         score_parquet(tmp_path / "in", out, Scoring(str(bundle), k=2))
     with pytest.raises(FileNotFoundError, match=r"has no \*.parquet"):
         score_parquet(tmp_path, out, scoring)
     with pytest.raises(FileNotFoundError, match="is no bundle"):
         score_parquet(tmp_path / "in", out, Scoring(str(tmp_path), k=2))
+    with pytest.raises(ValueError, match="batch_rows is 0; expected 1 or more"):
+        score_parquet(tmp_path / "in", out, scoring, batch_rows=0)
 
 
 def workers(name: str) -> list[int]:
-    """Process ids of the actors of a class, by the titles that Ray gives its processes."""
-    titles = {
-        int(each.name): (each / "cmdline").read_bytes() for each in Path("/proc").iterdir() if each.name.isdigit()
-    }
-    return [pid for pid, title in titles.items() if title.startswith(b"ray::") and name.encode() in title]
-
-
-@pytest.fixture
-def deployed(bundle: Path) -> Iterator[httpx.Client]:
-    serve.start(http_options={"host": "127.0.0.1", "port": PORT}, proxy_location="HeadOnly")
-    serve.run(build({"bundle": str(bundle), "min_replicas": "1", "max_queue": "200"}), name=NAME, route_prefix="/")
-    with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=30) as client:
-        yield client
-    serve.delete(NAME)
-
-
-def test_a_replica_answers_and_keeps_its_catalog(deployed: httpx.Client, recommender: Recommender) -> None:
-    answer = deployed.post(RECOMMENDATIONS, json={"history": HISTORIES[5], "k": 3}).json()
-    (expected,) = recommender.recommend([HISTORIES[5]], k=3)
-    assert [each["sid"] for each in answer["recommendations"]] == [each.sid for each in expected.recommended]
-    assert deployed.get("/ready").json() == {"status": "ready"}
-    assert "several replicas" in problem(deployed.post("/v1/catalog", json={}), 404)
-
-
-class Load:
-    """Clients that ask all the time, and what they got."""
-
-    def __init__(self, url: str, recommender: Recommender, clients: int = 4) -> None:
-        self.expected = [[each.sid for each in answer.recommended] for answer in recommender.recommend(HISTORIES, k=3)]
-        self.outcomes: list[str] = []
-        self.ended = threading.Event()
-        self.pool = ThreadPoolExecutor(clients)
-        self.futures = [self.pool.submit(self._ask, url, number) for number in range(clients)]
-
-    def _ask(self, url: str, number: int) -> None:
-        with httpx.Client(base_url=url, timeout=30) as client:
-            row = number
-            while not self.ended.is_set():
-                row = (row + 1) % len(HISTORIES)
-                try:
-                    response = client.post(RECOMMENDATIONS, json={"history": HISTORIES[row], "k": 3})
-                except httpx.TransportError as error:
-                    self.outcomes.append(type(error).__name__)
-                    continue
-                if response.status_code == 200:
-                    right = [each["sid"] for each in response.json()["recommendations"]] == self.expected[row]
-                    self.outcomes.append("right" if right else "wrong")
-                else:
-                    self.outcomes.append(str(response.status_code))
-
-    def answered(self) -> int:
-        return self.outcomes.count("right")
-
-    def end(self) -> None:
-        self.ended.set()
-        for future in self.futures:
-            future.result(60)  # none hangs
-        self.pool.shutdown()
-
-
-def test_a_replica_killed_under_load_costs_errors_at_most(
-    deployed: httpx.Client, bundle: Path, recommender: Recommender
-) -> None:
-    serve.run(build({"bundle": str(bundle), "min_replicas": 2, "max_queue": 200}), name=NAME, route_prefix="/")
-    wait_until(lambda: len(workers("ServeReplica")) == 2, 60)
-    load = Load(str(deployed.base_url), recommender)
-    wait_until(lambda: load.answered() > 30, 60)
-    os.kill(workers("ServeReplica")[0], signal.SIGKILL)
-    before = load.answered()
-    wait_until(lambda: load.answered() > before + 60, 90)
-    wait_until(lambda: len(workers("ServeReplica")) == 2, 90)  # it is replaced
-    before = load.answered()
-    wait_until(lambda: load.answered() > before + 60, 60)
-    load.end()
-    assert "wrong" not in load.outcomes
-    assert load.answered() > 0.9 * len(load.outcomes)
-
-
-def test_a_redeploy_under_load_loses_nothing(
-    deployed: httpx.Client, bundle: Path, recommender: Recommender, tmp_path: Path
-) -> None:
-    load = Load(str(deployed.base_url), recommender)
-    wait_until(lambda: load.answered() > 30, 60)
-    other = write_tiny_bundle(tmp_path / "other", num_beams=6)
-    load.expected = [
-        [each.sid for each in answer.recommended] for answer in Recommender.load(other).recommend(HISTORIES, k=3)
-    ]
-    serve.run(build({"bundle": str(other), "max_queue": 200}), name=NAME, route_prefix="/")
-    assert deployed.get("/v1/catalog").json()["num_beams"] == 6
-    before = load.answered()
-    wait_until(lambda: load.answered() > before + 30, 60)
-    load.end()
-    assert set(load.outcomes) <= {"right", "wrong"}  # "wrong": of the other width; none was lost
-    assert load.outcomes[-10:].count("right") == 10
+    """Process ids of this cluster's actors of a class; ray.util.state would need a dashboard."""
+    found = [actor for actor in actors().values() if actor["State"] == "ALIVE"]
+    return [actor["Pid"] for actor in found if name in actor["ActorClassName"]]
 
 
 def test_a_worker_killed_in_the_middle_of_a_shard(bundle: Path, recommender: Recommender, tmp_path: Path) -> None:
@@ -238,3 +152,108 @@ def test_a_job_killed_as_a_whole_goes_on(bundle: Path, recommender: Recommender,
     check_results(out, rows, recommender)
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in done.items())
     assert json.loads((out / "_settings.json").read_text())["k"] == 3
+
+
+def deploy(bundle: Path, **arguments: Any) -> None:
+    serve.run(build({"bundle": str(bundle), **arguments}), name=NAME, route_prefix="/")
+
+
+@pytest.fixture(scope="module")
+def client(cluster: None, bundle: Path) -> Iterator[httpx.Client]:
+    """A client of two replicas."""
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT}, proxy_location="HeadOnly")
+    deploy(bundle, min_replicas="2")
+    with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=30) as client:
+        yield client
+
+
+def test_a_replica_answers_and_keeps_its_catalog(client: httpx.Client, recommender: Recommender) -> None:
+    asked = {"history": HISTORIES[5], "k": 3}
+    response = client.post(RECOMMENDATIONS, json=asked, headers={"X-Request-ID": "mine"})
+    (expected,) = recommender.recommend([HISTORIES[5]], k=3)
+    sids = [each["sid"] for each in response.json()["recommendations"]]
+    assert sids == [each.sid for each in expected.recommended]
+    assert response.headers.get_list("X-Request-ID") == ["mine"]
+    assert client.get("/ready").json() == {"status": "ready"}
+    assert "several replicas" in problem(client.post("/v1/catalog", json={}), 404)
+
+
+class Load:
+    """Clients that ask all the time.
+
+    Attributes:
+        outcomes: what they got: ``answered`` by which of the recommenders, ``wrong``, a status, or an exception.
+    """
+
+    def __init__(self, url: str, *recommenders: Recommender, clients: int = 4) -> None:
+        answers = [each.recommend(HISTORIES, k=3) for each in recommenders]
+        self.expected = [[[each.sid for each in row.recommended] for row in rows] for rows in answers]
+        self.outcomes: list[str] = []
+        self.ended = threading.Event()
+        self.pool = ThreadPoolExecutor(clients)
+        self.futures = [self.pool.submit(self._ask, url, number) for number in range(clients)]
+
+    def _ask(self, url: str, number: int) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            row = number
+            while not self.ended.is_set():
+                row = (row + 1) % len(HISTORIES)
+                try:
+                    response = client.post(RECOMMENDATIONS, json={"history": HISTORIES[row], "k": 3})
+                except httpx.TransportError as error:
+                    self.outcomes.append(type(error).__name__)
+                    continue
+                if response.status_code == 200:
+                    sids = [each["sid"] for each in response.json()["recommendations"]]
+                    by = [str(number) for number, expected in enumerate(self.expected) if expected[row] == sids]
+                    self.outcomes.append(f"answered {'or'.join(by)}" if by else "wrong")
+                else:
+                    self.outcomes.append(str(response.status_code))
+
+    def answered(self) -> int:
+        return sum(outcome.startswith("answered") for outcome in self.outcomes)
+
+    def wait(self, more: int) -> None:
+        """Wait for so many more answers."""
+        before = self.answered()
+        wait_until(lambda: self.answered() >= before + more, 120)
+
+    def end(self) -> Counter[str]:
+        self.ended.set()
+        for future in self.futures:
+            future.result(60)  # none hangs
+        self.pool.shutdown()
+        return Counter(self.outcomes)
+
+
+def test_a_replica_killed_under_load_costs_errors_at_most(client: httpx.Client, recommender: Recommender) -> None:
+    wait_until(lambda: len(workers("ServeReplica")) == 2, 60)
+    load = Load(str(client.base_url), recommender)
+    load.wait(30)
+    os.kill(killed := workers("ServeReplica")[0], signal.SIGKILL)
+    load.wait(60)
+    wait_until(lambda: len(pids := workers("ServeReplica")) == 2 and killed not in pids, 120)  # it is replaced
+    load.wait(60)
+    outcomes = load.end()
+    assert "wrong" not in outcomes
+    assert load.answered() > 0.9 * outcomes.total()
+
+
+def test_a_redeploy_under_load_loses_nothing(client: httpx.Client, recommender: Recommender, tmp_path: Path) -> None:
+    other = write_tiny_bundle(tmp_path / "other", num_beams=3)
+    load = Load(str(client.base_url), recommender, Recommender.load(other))
+    load.wait(30)
+    deploy(other, min_replicas=2)
+    redeployed = len(load.outcomes)
+    load.wait(30)
+    outcomes = load.end()
+    assert client.get("/v1/catalog").json()["num_beams"] == 3
+    assert outcomes.keys() == {"answered 0", "answered 1", "answered 0or1"}
+    assert "answered 0" not in load.outcomes[redeployed + len(load.futures) :]  # but those that were under way
+
+
+def test_what_does_not_fit_the_queues_is_refused(client: httpx.Client, bundle: Path, recommender: Recommender) -> None:
+    deploy(bundle, max_queue=2, max_batch=2)
+    load = Load(str(client.base_url), recommender, clients=40)
+    wait_until(lambda: len(load.outcomes) > 400, 120)
+    assert load.end().keys() == {"answered 0", "429", "503"}  # 429 by the replica, 503 by Ray's proxy
