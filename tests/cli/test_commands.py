@@ -201,14 +201,19 @@ def test_quickstart_makes_what_is_missing(run_dir: Path, tmp_path: Path, monkeyp
 
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_the_readmes_python_example_runs(run_dir: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert "runs/quickstart" in code
-    assert "EmbeddedCatalog()" in code
-    code = code.replace("runs/quickstart", str(run_dir)).replace("EmbeddedCatalog()", "EmbeddedCatalog(40, 140)")
+def test_the_readmes_bundle_and_python_example_work(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (command,) = re.findall(r"`python -m atspeed (bundle [^`]*)`", readme)
+    monkeypatch.chdir(tmp_path)
+    run_here(*command.replace("runs/quickstart", str(run_dir)).split(), *SMALL_DATA)
     with redirect_stdout(io.StringIO()) as shown:
         exec(code, {})
-    assert len(shown.getvalue().split()) == 10
+    lines = shown.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all(line.count("[") == 11 for line in lines), "ten semantic IDs for each history"
 
 
 @pytest.mark.e2e

@@ -33,7 +33,8 @@ def small_dataset() -> Dataset:
     data = EmbeddedCatalog(num_users=30, num_items=130).load()
     train, valid, test = leave_one_out(concatenate(data.train, data.valid, data.test))
     titles = pa.array([f"Title of {name}" for name in data.items["item"].to_pylist()])
-    return replace(data, items=data.items.append_column("title", titles), train=train, valid=valid, test=test)
+    items = data.items.select(["item", "sid"]).append_column("title", titles)
+    return replace(data, items=items, train=train, valid=valid, test=test)
 
 
 def rows(data: Dataset) -> Iterator[tuple[str, str, int]]:
