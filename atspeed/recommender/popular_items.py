@@ -39,6 +39,8 @@ class PopularItems:
         totals = torch.bincount(self._leaves, weights, minlength=self.trie.num_nodes)
         best = totals.argsort(descending=True, stable=True)[:k]
         best = best[totals[best] > 0][None]  # [1, k]
+        if not best.numel():  # no item may be recommended
+            return Answer([], target_calls=0, draft_calls=0, accepted_levels=0)
         none = torch.zeros(1, dtype=torch.long)
         decoded = Decoded(
             leaves=best,

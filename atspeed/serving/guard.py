@@ -129,8 +129,9 @@ class Guard:
 
 
 def _path(scope: Scope) -> str:
-    """Return the path below the prefix that the app is mounted at, if any: what the router goes by."""
-    return scope["path"].removeprefix(scope.get("root_path", ""))
+    """Return the path below the prefix that the app is mounted at, if any, exactly as the router has it."""
+    path, prefix = scope["path"], scope.get("root_path", "")
+    return path[len(prefix) :] if path.startswith(f"{prefix}/") else path
 
 
 def _check_media_type(scope: Scope) -> None:

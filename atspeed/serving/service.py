@@ -101,7 +101,7 @@ class Service:
     @property
     def is_loading(self) -> bool:
         """Whether the recommender is still being loaded or warmed up, in a thread that cannot be stopped."""
-        return not self._tasks[0].done()
+        return not self.starting.done()
 
     @property
     def recommender(self) -> Recommender:

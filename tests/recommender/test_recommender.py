@@ -122,6 +122,9 @@ def test_users_without_history_get_popular_items(recommender: Recommender) -> No
     without = recommender.answer([recommender.request([], 5, item_mask=mask)])[0]
     assert popular.recommended[0].items[0] not in items_of(without)
     assert items_of(without)[0] == items_of(popular)[1]
+    nothing = recommender.served.item_mask(allow=[])
+    for history in ([], ["item-3"]):
+        assert recommender.answer([recommender.request(history, 5, item_mask=nothing)])[0].recommended == []
 
 
 def test_unknown_items_are_refused_or_skipped(recommender: Recommender) -> None:
