@@ -15,7 +15,8 @@ HEAD_SECONDS = 10.0
 class LimitedHttp(HttpToolsProtocol):
     """A connection; its requests' lines and headers are limited in size and in the time that they may take.
 
-    uvicorn limits neither. What comes in one piece (256 kB at most) is parsed before its size is looked at.
+    uvicorn limits neither. The piece (256 kB at most) in which headers begin does not count, and a piece is parsed before
+    its size is looked at.
     """
 
     _head_bytes: int | None = 0  # of the request that arrives; None: its body does, or no request does
@@ -43,7 +44,10 @@ class LimitedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived."""
+        head = self._too_slow
         super().data_received(data)
+        if self._too_slow is not head:  # the rest of the last request came before these headers
+            return
         if self._head_bytes is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:

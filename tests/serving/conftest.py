@@ -9,6 +9,7 @@ pytest.importorskip("httpx", reason="needs the extra test")
 
 from atspeed.recommender import Recommender
 from tests.recommender.tiny_bundle import write_tiny_bundle
+from tests.serving.running import Gate
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recommender(bundle: Path) -> Recommender:
     """For tests that leave its catalog as it is."""
     return Recommender.load(bundle)
+
+
+@pytest.fixture
+def gate(recommender: Recommender) -> Gate:
+    return Gate(recommender)

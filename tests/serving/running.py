@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +51,27 @@ def problem(response: httpx.Response, status: int) -> str:
     content = response.json()
     assert content["status"] == status
     assert content["title"]
+    assert content["instance"] == response.headers["X-Request-ID"]
     return content["detail"]
+
+
+class Gate:
+    """A recommender that answers when it is told to, and how its requests came in batches."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.recommender = recommender
+        self.opened = threading.Event()
+        self.batches: list[int] = []
+        self.warm = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.recommender, name)
+
+    def answer(self, requests: list) -> list:
+        if self.warm:
+            self.batches.append(len(requests))
+            self.opened.wait(30)
+        return self.recommender.answer(requests)
 
 
 class ServerProcess:

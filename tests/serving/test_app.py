@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from atspeed.recommender import Recommender
 from atspeed.serving.logs import FIELDS, JsonFormatter
-from tests.serving.running import RECOMMENDATIONS, app_client, problem, wait_until
+from tests.serving.running import RECOMMENDATIONS, Gate, app_client, problem, wait_until
 
 HISTORIES = [[f"item-{(7 * row + step) % 140}" for step in range(1 + row % 9)] for row in range(24)]
 
@@ -208,30 +208,6 @@ def test_log_lines_have_no_histories_unless_asked(recommender: Recommender, capl
         assert (line["status"], line["route"], line["outcome"]) == (200, RECOMMENDATIONS, "answered")
         assert line["history_lengths"] == [1]
         assert ("item-7" in json.dumps(line)) == wanted
-
-
-class Gate:
-    """A recommender that answers when it is told to, and how its requests came in batches."""
-
-    def __init__(self, recommender: Recommender) -> None:
-        self.recommender = recommender
-        self.opened = threading.Event()
-        self.batches: list[int] = []
-        self.warm = False
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.recommender, name)
-
-    def answer(self, requests: list) -> list:
-        if self.warm:
-            self.batches.append(len(requests))
-            self.opened.wait(30)
-        return self.recommender.answer(requests)
-
-
-@pytest.fixture
-def gate(recommender: Recommender) -> Gate:
-    return Gate(recommender)
 
 
 def ask_behind(client: TestClient, history: list[str], pool: ThreadPoolExecutor, **options: object) -> "object":
