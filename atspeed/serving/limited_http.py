@@ -15,8 +15,8 @@ HEAD_SECONDS = 10.0
 class LimitedHttp(HttpToolsProtocol):
     """A connection; its requests' lines and headers are limited in size and in the time that they may take.
 
-    uvicorn limits neither. The piece (256 kB at most) in which headers begin does not count, and a piece is parsed before
-    its size is looked at.
+    uvicorn limits neither. The piece (256 kB at most) in which headers begin does not count, and a piece is parsed
+    before its size is looked at.
     """
 
     _head_bytes: int | None = 0  # of the request that arrives; None: its body does, or no request does
