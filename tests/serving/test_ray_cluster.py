@@ -128,7 +128,7 @@ def test_a_worker_killed_in_the_middle_of_a_shard(bundle: Path, recommender: Rec
         time.sleep(0.3)
         (worker,) = workers("MapWorker")
         os.kill(worker, signal.SIGKILL)
-        job.result(120)
+        job.result(300)
     check_results(out, rows, recommender)
 
 
@@ -142,7 +142,7 @@ def test_a_job_killed_as_a_whole_goes_on(bundle: Path, recommender: Recommender,
         " batch_rows=8)"
     )
     job = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: len(list(out.glob("part-*.parquet"))) >= 1, 90)
+    wait_until(lambda: len(list(out.glob("part-*.parquet"))) >= 1, 180)
     job.kill()
     job.wait()
     done = {file.name: file.stat().st_mtime_ns for file in out.glob("part-*.parquet")}
