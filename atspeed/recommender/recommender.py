@@ -39,6 +39,7 @@ VERIFIERS: dict[str, type[Verifier]] = {
     cls.name: cls for cls in (StrictTopK, BoundedTopK, RelaxedSampling, LosslessSampling)
 }
 LARGEST_SEED = 2**63 - 1
+LARGEST_DRAWN_SEED = 2**53  # what a JSON client whose numbers are doubles reads exactly
 
 
 class Recommender:
@@ -223,7 +224,7 @@ class Recommender:
             exclude_seen=self.bundle.settings.exclude_seen if exclude_seen is None else exclude_seen,
             item_mask=by_name if item_mask is None else item_mask,
             method=self.method(verification, speculation),
-            seed=secrets.randbelow(LARGEST_SEED) if seed is None else seed,
+            seed=secrets.randbelow(LARGEST_DRAWN_SEED) if seed is None else seed,
         )
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:

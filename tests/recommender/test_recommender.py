@@ -145,6 +145,7 @@ def test_a_seed_repeats_its_answer_whatever_shares_the_batch(recommender: Recomm
     assert same(together, [draw([history], 3)[0] for history in HISTORIES])
     assert not same(together, draw(HISTORIES, 4))
     assert not same(draw(HISTORIES, None), draw(HISTORIES, None))
+    assert all(recommender.request([]).seed < 2**53 for _ in range(50)), "as exact as JavaScript reads it"
     for seed in (-1, 2**63):
         with pytest.raises(ValueError, match=f"seed is {seed}; expected 0 to"):
             draw(HISTORIES[:1], seed)
