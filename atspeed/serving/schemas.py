@@ -1,8 +1,17 @@
 """The JSON of requests and answers."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    model_validator,
+)
 
 from atspeed.recommender.recommender import LARGEST_SEED
 
@@ -10,11 +19,24 @@ ItemName = Annotated[str, StringConstraints(strict=True, min_length=1, max_lengt
 Item = Annotated[ItemName | StrictInt, Field(description="name of an item; a number is the name that it is written as")]
 Text = Annotated[str, StringConstraints(strict=True, max_length=1000)]
 
+T = TypeVar("T")
+# describing what is wrong with each of 300,000 elements would take seconds, in which nobody else is answered
+FirstError = Annotated[list[T], Field(fail_fast=True)]
+MOST_KEYS = 100
+
+
+def _few_keys(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MOST_KEYS:
+        raise ValueError(f"{len(value)} keys; at most {MOST_KEYS}")
+    return value
+
 
 class Body(BaseModel):
-    """A body in which unknown fields are errors."""
+    """A body in which unknown fields are errors; a list is described up to its first error."""
 
     model_config = ConfigDict(extra="forbid")
+
+    _few_fields = model_validator(mode="before")(_few_keys)
 
 
 class RecommendationRequest(Body):
@@ -23,7 +45,7 @@ class RecommendationRequest(Body):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"history": ["item-3", "item-14", "item-15"], "k": 5, "exclude_seen": True}]}
     )
-    history: list[Item] = Field(description="items, oldest first; empty: popular items are recommended")
+    history: FirstError[Item] = Field(description="items, oldest first; empty: popular items are recommended")
     k: StrictInt | None = Field(
         None,
         ge=1,
@@ -32,9 +54,9 @@ class RecommendationRequest(Body):
     exclude_seen: StrictBool | None = Field(
         None, description="leave out the items of the history; default: the bundle's"
     )
-    allow: list[Item] | None = Field(None, description="the only items that may be recommended")
-    deny: list[Item] = Field([], description="items that may not be recommended")
-    where: dict[Text, list[Text]] = Field(
+    allow: FirstError[Item] | None = Field(None, description="the only items that may be recommended")
+    deny: FirstError[Item] = Field([], description="items that may not be recommended")
+    where: Annotated[dict[Text, FirstError[Text]], BeforeValidator(_few_keys)] = Field(
         {}, description="metadata column → values, one of which an item must have", examples=[{"category": ["tea"]}]
     )
     verification: Literal["strict", "bounded", "relaxed", "lossless"] | None = Field(
@@ -51,7 +73,7 @@ class RecommendationRequest(Body):
 class RecommendationRequests(Body):
     """Several requests, which are answered all or none."""
 
-    requests: list[RecommendationRequest] = Field(min_length=1)
+    requests: FirstError[RecommendationRequest] = Field(min_length=1)
 
 
 class ItemSummary(BaseModel):
@@ -113,9 +135,9 @@ class CatalogChange(Body):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"add": [{"item": "new", "sid": ["<a_3>", "<b_1>", "<c_7>", "<d_0>"]}]}]}
     )
-    add: list[dict[str, Any]] = Field([], description="new items: item, sid, and other columns of the catalog")
-    replace: list[dict[str, Any]] = Field([], description="other values of items that are there, by item")
-    remove: list[ItemName] = Field([], description="names of items")
+    add: FirstError[dict[str, Any]] = Field([], description="new items: item, sid, and other columns of the catalog")
+    replace: FirstError[dict[str, Any]] = Field([], description="other values of items that are there, by item")
+    remove: FirstError[ItemName] = Field([], description="names of items")
 
 
 class Rollback(Body):
