@@ -118,13 +118,14 @@ def add_recommendations(app: FastAPI, service: Service) -> None:
         many = isinstance(asked, schemas.RecommendationRequests)
         each = asked.requests if isinstance(asked, schemas.RecommendationRequests) else [asked]
         fields = getattr(http.state, FIELDS)
-        fields.update(requests=len(each), history_lengths=[len(one.history) for one in each])
-        if service.settings.log_histories:
-            fields["histories"] = [one.history for one in each]
+        fields["requests"] = len(each)
         outcome = "failed"
         try:
             recommender = service.recommender
             check_sizes(each, service.settings)
+            fields["history_lengths"] = [len(one.history) for one in each]
+            if service.settings.log_histories:
+                fields["histories"] = [one.history for one in each]
             requests = await checked(recommender, each)
             timeout_ms = min((one.timeout_ms for one in each if one.timeout_ms is not None), default=None)
             answered = await unless_closed(http, service.answer(requests, timeout_ms))

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,20 +16,35 @@ from pydantic import (
 
 from atspeed.recommender.recommender import LARGEST_SEED
 
-ItemName = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=1000)]
+MOST_KEYS = 100
+MOST_REQUESTS = 1024
+"""Most requests of a POST, whatever the settings: more would be refused too late."""
+LONGEST_NAME = 1000
+
+ItemName = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=LONGEST_NAME)]
 Item = Annotated[ItemName | StrictInt, Field(description="name of an item; a number is the name that it is written as")]
 Text = Annotated[str, StringConstraints(strict=True, max_length=1000)]
 
 T = TypeVar("T")
 # describing what is wrong with each of 300,000 elements would take seconds, in which nobody else is answered
 FirstError = Annotated[list[T], Field(fail_fast=True)]
-MOST_KEYS = 100
 
 
 def _few_keys(value: Any) -> Any:
     if isinstance(value, dict) and len(value) > MOST_KEYS:
         raise ValueError(f"{len(value)} keys; at most {MOST_KEYS}")
     return value
+
+
+def _nameable(item: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a new item that no request could name, not even one to remove it; what is no text is refused later."""
+    name = item.get("item")
+    if isinstance(name, str) and not 1 <= len(name) <= LONGEST_NAME:
+        raise ValueError(f"the name of an item has {len(name)} characters; expected 1 to {LONGEST_NAME}")
+    return item
+
+
+NewItem = Annotated[dict[str, Any], AfterValidator(_nameable)]
 
 
 class Body(BaseModel):
@@ -73,7 +89,7 @@ class RecommendationRequest(Body):
 class RecommendationRequests(Body):
     """Several requests, which are answered all or none."""
 
-    requests: FirstError[RecommendationRequest] = Field(min_length=1)
+    requests: FirstError[RecommendationRequest] = Field(min_length=1, max_length=MOST_REQUESTS)
 
 
 class ItemSummary(BaseModel):
@@ -135,7 +151,7 @@ class CatalogChange(Body):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"add": [{"item": "new", "sid": ["<a_3>", "<b_1>", "<c_7>", "<d_0>"]}]}]}
     )
-    add: FirstError[dict[str, Any]] = Field([], description="new items: item, sid, and other columns of the catalog")
+    add: FirstError[NewItem] = Field([], description="new items: item, sid, and other columns of the catalog")
     replace: FirstError[dict[str, Any]] = Field([], description="other values of items that are there, by item")
     remove: FirstError[ItemName] = Field([], description="names of items")
 

@@ -50,7 +50,7 @@ class Server:
         max_wait_ms: how long a request waits for others when the device is idle.
         max_queue: while so many requests wait, others get 429.
         timeout_ms: deadline of a request that names none, and the longest that it may name.
-        max_requests: most requests of one POST.
+        max_requests: most requests of one POST, at most 1,024.
         max_history: most items of a history.
         drain_seconds: how long accepted requests may take after the first signal.
         log_histories: whether log lines have the histories of requests.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from atspeed.checks import require_at_least
+from atspeed.serving.schemas import MOST_REQUESTS
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class ServiceSettings:
         max_queue: while so many requests wait, others get 429. What waits is latency: with a queue of one batch, an
             accepted request waits for two batches at most before its own.
         timeout_ms: deadline of a request that names none, and the longest that it may name; past it, 504.
-        max_requests: most requests of one POST.
+        max_requests: most requests of one POST, at most 1,024.
         max_history: most items of a history; a prompt has the last ones.
         max_listed: most items that a request allows or denies, values that its ``where`` has, or items that a change of
             the catalog names.
@@ -49,5 +50,7 @@ class ServiceSettings:
     def __post_init__(self) -> None:
         names = ("max_batch", "max_queue", "timeout_ms", "max_requests", "max_history", "max_listed")
         require_at_least(1, **{name: getattr(self, name) for name in names})
+        if self.max_requests > MOST_REQUESTS:
+            raise ValueError(f"max_requests is {self.max_requests}; expected {MOST_REQUESTS} or less")
         require_at_least(1, max_body_bytes=self.max_body_bytes, max_catalog_body_bytes=self.max_catalog_body_bytes)
         require_at_least(0, max_wait_ms=self.max_wait_ms, body_timeout_s=self.body_timeout_s)

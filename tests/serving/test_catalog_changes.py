@@ -61,6 +61,8 @@ def test_items_come_and_go_and_come_back(bundle: Path) -> None:
         ({"add": [{"item": "x", "sid": ["<a_1>"]}]}, "semantic ID of 1 codes"),
         ({"add": [{"item": "x"}]}, "item 'x' has the semantic ID None"),
         ({"add": [{"item": "x", "sid": [1]}]}, "column 'sid'"),
+        ({"add": [{"item": "", "sid": ["<a_1>", "<b_0>", "<c_0>", "<d_0>"]}]}, "as the schema says"),
+        ({"add": [{"item": "x" * 1001, "sid": ["<a_1>", "<b_0>", "<c_0>", "<d_0>"]}]}, "as the schema says"),
         ({"add": [{"item": "x", "sid": [None]}]}, "item 'x' has the semantic ID"),
         ({"add": [{"item": "item-3", "sid": ["<a_1>"]}]}, "cannot be added"),
         ({"remove": ["nothing"]}, "cannot be replaced or removed"),

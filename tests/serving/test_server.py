@@ -93,6 +93,8 @@ def test_what_cannot_start_says_why_and_ends_with_one(tmp_path: Path, bundle: Pa
         assert server.process.wait(60) == 1
         assert "is no bundle: it has no manifest.json" in server.log.read_text()
     assert "--demo makes a bundle of its own" in run_here("serve", "--demo", "--bundle", str(bundle), code=2)
-    assert "max_batch is 0; expected 1 or more" in run_here(
-        "serve", "--bundle", str(bundle), "--max_batch", "0", code=2
-    )
+    for option, value, message in (
+        ("--max_batch", "0", "max_batch is 0; expected 1 or more"),
+        ("--max_requests", "2000", "max_requests is 2000; expected 1024 or less"),
+    ):
+        assert message in run_here("serve", "--bundle", str(bundle), option, value, code=2)
