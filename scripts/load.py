@@ -10,6 +10,7 @@ answers without HTTP, in batches of the service's size. Each part lasts ``--seco
 
 import argparse
 import asyncio
+import atexit
 import json
 import os
 import random
@@ -33,6 +34,7 @@ SHARES = (0.5, 0.8, 1.1)
 MAX_BATCH = 16
 MOST_CONNECTIONS = 600
 WARM_UP = 1.0  # seconds of each part that do not count
+MOST_SECONDS = 60.0  # for the last answers of a part; a service that takes longer hangs
 
 
 @dataclass
@@ -162,12 +164,15 @@ class Server:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "atspeed", *self.command], stdout=output, stderr=subprocess.STDOUT
             )
+        atexit.register(self.process.kill)  # whatever happens here
         while not (found := re.search(r"http://127.0.0.1:(\d+)", log.read_text())):
             if self.process.poll() is not None:
                 raise RuntimeError(log.read_text())
             time.sleep(0.1)
         self.port = int(found[1])
         while "ready after" not in log.read_text():
+            if self.process.poll() is not None:
+                raise RuntimeError(log.read_text())
             time.sleep(0.1)
 
     def cpu_seconds(self) -> float:
@@ -195,7 +200,8 @@ async def measure(server: Server, name: str, load: Any, seconds: float) -> dict[
     """Return a row."""
     before, start = await server.batches(), time.perf_counter()
     server_cpu, client_cpu = server.cpu_seconds(), sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    outcome: Outcome = await load
+    async with asyncio.timeout(seconds + MOST_SECONDS):
+        outcome: Outcome = await load
     wall = time.perf_counter() - start
     after = await server.batches()
     cores = os.cpu_count() or 1
