@@ -117,8 +117,9 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
         ends = depth == trie.max_depth
         if trie.sizing.any(ends):
             ends = ends[:, None]
-            leaves, leaf_scores = torch.where(ends, nodes, beams.leaves), torch.where(ends, scores, beams.leaf_scores)
-            beams = beams._replace(leaves=leaves, leaf_scores=leaf_scores)
+            beams = beams._replace(
+                leaves=torch.where(ends, nodes, beams.leaves), leaf_scores=torch.where(ends, scores, beams.leaf_scores)
+            )
             nodes, scores = nodes.masked_fill(ends, ROOT), scores.masked_fill(ends, -torch.inf)
         return beams._replace(nodes=nodes, scores=scores, depth=depth)
     ends = trie.is_leaf(nodes)

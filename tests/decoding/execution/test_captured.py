@@ -321,3 +321,27 @@ def test_beams_are_scored_also_if_a_drafter_proposes_more_than_it_says() -> None
     answers = decoder(PROMPTS, MASK, 5)
     assert (answers.target_calls == 3).all(), "proposals were cut, so nothing was accepted"
     assert_equal(answers, decoder_with(None)(PROMPTS, MASK, 5))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "draft_tokens", "lengths"),
+    [(9, 9, {(8, 8), (16, 16)}), (8, 20, {(8, 8), (8, 16), (8, 32)}), (50, 50, {(8, 8), (16, 16), (32, 32)})],
+)
+def test_what_prompts_may_need_is_captured_beforehand(
+    tokens: int, draft_tokens: int, lengths: set[tuple[int, int]]
+) -> None:
+    execution = Captured((2, 5), batch_sizes=(1, 4), prompt_lengths=(8, 16, 32))
+    decoder = SpeculativeDecoder(
+        TARGET,
+        ItemTrie(SIDS),
+        ModelDrafter(4, 2),
+        draft=DRAFT,
+        max_prompt_tokens=tokens,
+        max_draft_prompt_tokens=draft_tokens,
+        execution=execution,
+    )
+    shapes = [capture.shape for capture in execution.captures]
+    assert {(shape.prompt_length, shape.draft_prompt_length) for shape in shapes} == lengths
+    assert len(shapes) == 2 * 2 * len(lengths)
+    assert_equal(decoder(PROMPTS, MASK, 5), decoder_with(None)(PROMPTS, MASK, 5))
+    assert len(execution.captures) == len(shapes)
