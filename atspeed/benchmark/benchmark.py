@@ -277,8 +277,8 @@ class Benchmark:
                 )
         if (largest := loaded.setting.tie_tolerance) is not None:
             reference = measured["hf_generate"].answers
-            noise = min(largest, observed_noise(measured["plain"].answers, reference))
             strict = {row.method: measured[row.method].answers for row in rows if row.verification == "strict"}
+            noise = min(largest, max(observed_noise(answers, reference) for answers in strict.values()))
             near_ties = count_near_ties(
                 strict, reference, batches, loaded.target, loaded.trie, loaded.items_of, num_beams, noise
             )
