@@ -2,8 +2,8 @@
 
 Usage: ``python scripts/gpu/precision.py --run runs/beauty --data ../shared/data/beauty --out results``; writes
 ``precision.json`` and ``precision.md``. The target of the run is grown to the width of LLaMA-7B, on the CPU, which
-takes most of the time; ``--small`` measures it as it was trained. ``--tiny`` runs all of it on a CPU, with random weights
-and random items. No GPU has run it yet.
+takes most of the time; ``--small`` measures it as it was trained. ``--tiny`` runs all of it on a CPU, with random
+weights and random items. No GPU has run it yet.
 """
 
 import argparse
