@@ -7,8 +7,8 @@ keeps the fastest kernels away and makes transformers repeat every key for each 
     node 2   . . x x x x    x . .         tree:   the mask of the new tokens, over few keys
     node 7   . . x x x x    . x x         answer: their mean, weighted by exp(log-sum-exp)
 
-A model uses it after ``model.set_attn_implementation(TREE_ATTENTION)``. Calls that are no tree's go to transformers' own
-``sdpa``: the prompt's, those of ``transformers.generate``, whatever needs a gradient.
+A model uses it after ``model.set_attn_implementation(TREE_ATTENTION)``. Other calls go to transformers' ``sdpa``: the
+prompt's, those of ``transformers.generate``, whatever needs a gradient.
 """
 
 import logging
@@ -49,8 +49,8 @@ class SharedPrompt:
     def __init__(self, bias: Tensor, num_keys: int) -> None:
         self.num_keys = num_keys
         hidden = max(HIDDEN, torch.finfo(bias.dtype).min)
-        self.prompt_bias = _aligned(bias[:, :, :1, :num_keys].clamp(min=hidden))
-        self.tree_bias = _aligned(bias[:, :, :, num_keys:].clamp(min=hidden))
+        self.prompt_bias = aligned(bias[:, :, :1, :num_keys].clamp(min=hidden))
+        self.tree_bias = aligned(bias[:, :, :, num_keys:].clamp(min=hidden))
         self.num_seen = (self.prompt_bias == 0).sum(3, dtype=torch.int32).flatten()
         self._first_rows: dict[int, Tensor] = {}
 
@@ -139,15 +139,15 @@ def tree_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
     split = shared_prompt.num_keys
     groups = query.shape[1] // key.shape[1]
-    prompt, prompt_lse = _attend_prompt(query, key[:, :, :split], value[:, :, :split], shared_prompt, scaling)
+    prompt, prompt_lse = attend_prompt(query, key[:, :, :split], value[:, :, :split], shared_prompt, scaling)
     tree_key, tree_value = (repeat_kv(states[:, :, split:], groups) for states in (key, value))
-    tree, tree_lse = _attend(query, tree_key, tree_value, shared_prompt.tree_bias, scaling)
+    tree, tree_lse = attend(query, tree_key, tree_value, shared_prompt.tree_bias, scaling)
     share = (tree_lse - prompt_lse).sigmoid()[..., None]
     merged = torch.lerp(prompt.float(), tree.float(), share).to(query.dtype)  # [B, H, Q, D]
     return merged.transpose(1, 2).contiguous(), None
 
 
-def _attend_prompt(
+def attend_prompt(
     query: Tensor, key: Tensor, value: Tensor, shared: SharedPrompt, scaling: float | None
 ) -> tuple[Tensor, Tensor]:
     """Return what queries get from the prompt and the log-sum-exp of their scores, no key repeated.
@@ -179,11 +179,11 @@ def _attend_prompt(
         attended = attended.unflatten(0, (num_requests, num_queries)).transpose(1, 2)
         return attended, lse.unflatten(1, (num_requests, num_queries)).transpose(0, 1)
     folded = query.reshape(num_requests, key.shape[1], -1, width)  # [B, G, H / G · Q, D]
-    attended, lse = _attend(folded, key, value, shared.prompt_bias, scaling)
+    attended, lse = attend(folded, key, value, shared.prompt_bias, scaling)
     return attended.reshape(*query.shape[:3], -1), lse.reshape(query.shape[:3])
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float | None) -> tuple[Tensor, Tensor]:
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float | None) -> tuple[Tensor, Tensor]:
     """Return attention with a bias that is broadcast, and the log-sum-exp of the scores in float32."""
     aten = torch.ops.aten
     if query.is_cpu:
@@ -204,7 +204,7 @@ def _as_rows(states: Tensor) -> Tensor:
     return states.as_strided(size, (states.stride(2), states.stride(1), states.stride(3)))
 
 
-def _aligned(bias: Tensor) -> Tensor:
+def aligned(bias: Tensor) -> Tensor:
     """Return a copy with rows that begin at multiples of :data:`ALIGNMENT` elements."""
     length = bias.shape[-1]
     return torch.nn.functional.pad(bias, (0, -length % ALIGNMENT))[..., :length]

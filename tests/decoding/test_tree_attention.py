@@ -112,8 +112,8 @@ def test_strict_answers_equal_generate(
 @pytest.mark.parametrize("family", SPLIT)
 def test_trees_are_split_in_every_layer_and_prompts_are_not(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     split, sdpa = [], []
-    attend = tree_attention._attend_prompt
-    monkeypatch.setattr(tree_attention, "_attend_prompt", lambda *given: split.append(given) or attend(*given))
+    attend = tree_attention.attend_prompt
+    monkeypatch.setattr(tree_attention, "attend_prompt", lambda *given: split.append(given) or attend(*given))
     whole = tree_attention.sdpa_attention_forward
     monkeypatch.setattr(
         tree_attention, "sdpa_attention_forward", lambda *given, **how: sdpa.append(given) or whole(*given, **how)
@@ -173,6 +173,7 @@ def test_rows_begin_at_the_first_token_of_each_request(num_requests: int) -> Non
     lengths = [7, 2, 5][:num_requests]
     _, key, _, mask = tree_call(lengths, 9, 4, 6, heads=4, groups=2, width=8)
     shared, prompt = SharedPrompt(bias_of(mask, torch.float32), 9), key[:, :, :9]
+    assert torch.isfinite(shared.tree_bias * 1.4427).all(), "kernels scale by log2(e); nothing is seen by the last node"
     rows = tree_attention._as_rows(prompt)
     assert rows.data_ptr() == key.data_ptr()
     first = shared.first_rows(prompt.stride(0) // prompt.stride(2))
@@ -186,11 +187,28 @@ def test_rows_begin_at_the_first_token_of_each_request(num_requests: int) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernels_on_cuda_take_what_they_are_given(dtype: torch.dtype) -> None:
     """Signatures and shapes only: on tensors without data, no kernel runs."""
-    *states, mask = (tensor.to("meta") for tensor in tree_call([7, 2], 9, 4, 6, heads=4, groups=2, width=8))
+    *states, mask = (tensor.to("meta") for tensor in tree_call([7, 2], 9, 5, 6, heads=4, groups=2, width=8))
     query, key, value = (tensor.to(dtype) for tensor in states)
     bias = bias_of(mask, dtype)
     shared = SharedPrompt(bias, 9)
     found, _ = tree_attention.tree_attention(torch.nn.Module(), query, key, value, bias, shared_prompt=shared)
-    assert (found.shape, found.dtype) == ((2, 4, 4, 8), dtype)
-    prompt, lse = tree_attention._attend_prompt(query, key[:, :, :9], value[:, :, :9], shared, None)
+    assert (found.shape, found.dtype) == ((2, 5, 4, 8), dtype)
+    prompt, lse = tree_attention.attend_prompt(query, key[:, :, :9], value[:, :, :9], shared, None)
     assert (prompt.shape, lse.shape, lse.dtype) == (query.shape, query.shape[:3], torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("lengths", [[40], [70, 3, 33]])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_two_softmaxes_are_one_on_a_gpu(lengths: list[int], heads: tuple[int, int], dtype: torch.dtype) -> None:
+    *states, mask = tree_call(lengths, 75, 37, 50, *heads, width=64)
+    query, key, value = (tensor.to(dtype) for tensor in states)
+    bias = bias_of(mask, dtype).cuda()
+    found, _ = tree_attention.tree_attention(
+        torch.nn.Module(), query.cuda(), key.cuda(), value.cuda(), bias, shared_prompt=SharedPrompt(bias, 75)
+    )
+    tolerance = 1e-5 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
+    expected = one_softmax(query, key, value, mask)
+    torch.testing.assert_close(found.cpu().double(), expected, atol=tolerance, rtol=0)
