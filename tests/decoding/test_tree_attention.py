@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from atspeed.decoding import ItemTrie, PrefixScorer, tree_attention
+from atspeed.benchmark import HFGenerate
+from atspeed.decoding import ItemTrie, ModelDrafter, PrefixScorer, SpeculativeDecoder, tree_attention
+from atspeed.decoding.execution import Captured
 from atspeed.decoding.probe import check_tree_attention
 from atspeed.decoding.tree_attention import TREE_ATTENTION, SharedPrompt
-from tests.decoding.test_equality import DRAFTERS, assert_equals_generate, thorough
+from tests.decoding.test_equality import DRAFTERS, assert_equals_generate, assert_same_answers, thorough
 from tests.decoding.tiny import random_prompts, random_sids, tiny_model
 
 SPLIT = ("llama", "qwen3", "mistral", "gpt2")
@@ -109,6 +111,18 @@ def test_strict_answers_equal_generate(
     assert_equals_generate(models[0], sids, prompts, mask, num_beams, DRAFTERS[drafter], models[1])
 
 
+def test_captured_answers_equal_generate() -> None:
+    """Slots are preallocated, and prompts padded to 16 tokens."""
+    generator = torch.Generator().manual_seed(0)
+    sids = random_sids(generator, 40, [3, 4, 5])
+    prompts, mask = random_prompts(generator, [13, 5, 1], 12)
+    target, trie = split_model("llama"), ItemTrie(sids)
+    captured = Captured(num_beams=(5,), batch_sizes=(4,), prompt_lengths=(16,))
+    decoder = SpeculativeDecoder(target, trie, ModelDrafter(6, 2), draft=split_model("qwen3"), execution=captured)
+    assert_same_answers(trie, decoder(prompts, mask, 5), *HFGenerate(target, sids)(prompts, mask, 5))
+    assert len(captured.captures) == 1
+
+
 @pytest.mark.parametrize("family", SPLIT)
 def test_trees_are_split_in_every_layer_and_prompts_are_not(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     split, sdpa = [], []
@@ -186,7 +200,7 @@ def test_rows_begin_at_the_first_token_of_each_request(num_requests: int) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernels_on_cuda_take_what_they_are_given(dtype: torch.dtype) -> None:
-    """Signatures and shapes only: on tensors without data, no kernel runs."""
+    """Signatures, shapes, and that nothing is asked of the device: tensors without data, on which no kernel runs."""
     *states, mask = (tensor.to("meta") for tensor in tree_call([7, 2], 9, 5, 6, heads=4, groups=2, width=8))
     query, key, value = (tensor.to(dtype) for tensor in states)
     bias = bias_of(mask, dtype)
