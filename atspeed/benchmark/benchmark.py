@@ -17,7 +17,7 @@ from atspeed.benchmark.loading import ModelLoader, pick_device
 from atspeed.benchmark.measurement import ItemsOf, Measurement, items_by_tokens
 from atspeed.benchmark.method import Method
 from atspeed.benchmark.method_row import MethodRow
-from atspeed.benchmark.near_ties import count_near_ties, tie_tolerance
+from atspeed.benchmark.near_ties import count_near_ties, observed_noise, tie_tolerance
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.prediction import PredictionRow, Predictions, Predictor
 from atspeed.benchmark.reference import HFGenerate, reference_for
@@ -275,18 +275,17 @@ class Benchmark:
                         plain=measured["plain"].calls,
                     )
                 )
-        if loaded.setting.tie_tolerance is not None:
+        if (largest := loaded.setting.tie_tolerance) is not None:
+            reference = measured["hf_generate"].answers
+            strict = {row.method: measured[row.method].answers for row in rows if row.verification == "strict"}
+            noise = min(largest, max(observed_noise(answers, reference) for answers in strict.values()))
             near_ties = count_near_ties(
-                {row.method: measured[row.method].answers for row in rows if row.verification == "strict"},
-                measured["hf_generate"].answers,
-                batches,
-                loaded.target,
-                loaded.trie,
-                loaded.items_of,
-                num_beams,
-                loaded.setting.tie_tolerance,
+                strict, reference, batches, loaded.target, loaded.trie, loaded.items_of, num_beams, noise
             )
-            rows = [replace(row, near_ties=near_ties.get(row.method)) for row in rows]
+            rows = [
+                replace(row, near_ties=near_ties[row.method], rounding_noise=noise) if row.method in strict else row
+                for row in rows
+            ]
         by_trie = [row for row in rows if (row.drafter, row.verification) == ("TrieDrafter", "strict")]
         fewest = min((row.target_calls for row in by_trie if row.target_calls is not None), default=None)
         rows = [

@@ -103,7 +103,7 @@ class Measurement:
         self.ndcgs += ndcg_at_k(padded, truth, self.num_beams).tolist()
 
     def row(self, reference: "Measurement", plain: "Measurement", phases_ms: dict[str, float] | None) -> MethodRow:
-        """Return the row of the method, with ``trie_target_calls`` and ``near_ties`` left to fill in.
+        """Return the row of the method, with ``trie_target_calls`` and what near-ties need left to fill in.
 
         Args:
             reference: the measurement of ``transformers.generate``, with the same batches.
@@ -149,6 +149,7 @@ class Measurement:
             acceptance_by_level=tuple(counts.get(f"acceptance_rate_level_{level}") for level in levels),
             identical_to_hf=statistics.mean(ours.sids == theirs.sids for ours, theirs in pairs) if strict else None,
             near_ties=None,
+            rounding_noise=None,
             max_score_gap=max(score_gap(*pair) for pair in pairs) if strict else None,
             overlap_with_hf=statistics.mean(overlap(*pair) for pair in pairs),
             overlap_with_plain=statistics.mean(map(overlap, self.answers, plain.answers)),
