@@ -13,6 +13,8 @@ MAX_LOGITS = 1 << 22
 SQUARE = 1 << 11
 """Most positions of a block that does not span the vocabulary: ``SQUARE² = MAX_LOGITS``, and a square block reads the
 least, of the output embedding and of the hidden states together."""
+ALIGNMENT = 128
+"""The width of blocks is a multiple of it, if it can be: products of odd widths take a third longer (on a CPU)."""
 MAX_BYTES = 40 << 20
 """Most bytes of logits to let any other head return at once: 81 positions of 128,256 tokens in float32. Each of its
 calls reads all its weights."""
@@ -71,9 +73,8 @@ def token_log_probs(
         for begin, logits in parts:
             if any(first_token < begin + logits.shape[2] and begin < end for first_token, end in spans):
                 values = _pick(values, logits, begin, first, parent, token)
-            maxima.append(
-                logits.detach().amax(2).clamp(min=torch.finfo(logits.dtype).min)
-            )  # finite, for the difference
+            # finite, so that minus infinity everywhere has the sum 0
+            maxima.append(logits.detach().amax(2).clamp(min=torch.finfo(logits.dtype).min))
             sums.append((logits - maxima[-1][..., None]).exp_().sum(2))
         del logits  # as above
         maximum = torch.stack(maxima).amax(0)
@@ -92,14 +93,15 @@ def _blocks(
     """
     batch_size, num_positions, _ = hidden.shape
     linear = _plain_linear(head, hidden)
-    if linear:
+    if linear is not None:
         most_positions, max_logits = max(SQUARE, MAX_LOGITS // num_tokens_in(spans)), MAX_LOGITS
     else:
         most_positions, max_logits = MAX_BYTES // (vocab_size * hidden.dtype.itemsize), MAX_LOGITS_OF_PART
     block = min(num_positions, max(1, most_positions // batch_size))
-    spans = split_spans(spans, max(1, max_logits // (batch_size * block)))
+    width = max(1, max_logits // (batch_size * block))
+    spans = split_spans(spans, width - width % ALIGNMENT or width)
     for number, rows in enumerate(hidden.split(block, dim=1)):
-        yield number * block, _products(linear, rows, spans) if linear else _cut_logits(head, rows, spans)
+        yield number * block, _products(linear, rows, spans) if linear is not None else _cut_logits(head, rows, spans)
 
 
 def _plain_linear(head: nn.Module, hidden: Tensor) -> nn.Linear | None:
@@ -115,6 +117,7 @@ def _plain_linear(head: nn.Module, hidden: Tensor) -> nn.Linear | None:
 
 def _products(head: nn.Linear, rows: Tensor, spans: Sequence[Span]) -> Iterator[tuple[int, Tensor]]:
     """Yield the logits in the spans, computed one after the other."""
+    rows = rows.contiguous()  # once, not in each product
     for begin, end in spans:
         bias = None if head.bias is None else head.bias[begin:end]
         yield begin, nn.functional.linear(rows, head.weight[begin:end], bias).float()
