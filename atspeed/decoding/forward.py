@@ -6,17 +6,16 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from atspeed.decoding.output_head import MAX_LOGITS, token_log_probs, token_logits
 from atspeed.decoding.sliding_window import SlidingWindow
 from atspeed.decoding.tree_attention import shared_prompt
+from atspeed.decoding.vocabulary_spans import Span, num_tokens_in
 
 Normalize = Literal["vocabulary", "allowed"]
 
-MAX_LOGITS = 1 << 25
-"""How many logits of a call to hold at once: 128 MiB in float32, 261 positions of 128,256 tokens. With fewer, reading
-the output embedding anew for each chunk would take longer than computing with it (about 200 positions on a GPU)."""
 HEAD_APART = "_atspeed_head_apart"
 """Attribute of a model: its vocabulary's size V where the probe found that its base and its head, called one after the
 other, give its logits; else 0."""
@@ -55,11 +54,13 @@ def child_log_probs(
     dtype: torch.dtype | None = None,
     window: SlidingWindow | None = None,
     num_shared: int = 0,
+    spans: Sequence[Span] | None = None,
 ) -> Tensor:
     """Run a model once over new tokens, and return the log-probabilities of the wanted children.
 
-    More than :data:`MAX_LOGITS` logits are computed for some positions at a time, by the model's base and its head,
-    where the probe has found that the two give the model's logits.
+    The model's base and its head are called one after the other, where the probe has found that the two give the
+    model's logits, for more than :data:`MAX_LOGITS` logits, which are then not held at once, and where at most half of
+    them are needed.
 
     Args:
         model: the model.
@@ -74,6 +75,8 @@ def child_log_probs(
         dtype: the model's, if at hand: a model finds its own in the time of ten tensor operations.
         window: the model's, if it has one; it gets the positions of the new slots.
         num_shared: how many of the first slots all new tokens of a request see alike, its prompt's, padded on the left.
+        spans: of the vocabulary, in which all wanted tokens lie that are legal; anywhere if not given. Under
+            ``allowed`` no other logits are needed.
 
     Returns:
         ``[B, W]``, float32, at most 0; minus infinity for children that are not legal.
@@ -84,11 +87,12 @@ def child_log_probs(
     inputs: dict[str, Any] = {"position_ids": positions, "attention_mask": limited, "use_cache": True}
     inputs[cache_argument(type(model).forward)] = cache
     inputs |= shared_prompt(model, bias, num_shared, is_windowed=limited is not bias)
-    logits_per_position = tokens.shape[0] * getattr(model, HEAD_APART, 0)
-    if num_parents * logits_per_position > MAX_LOGITS:
+    vocab_size = getattr(model, HEAD_APART, 0)
+    needs_few = normalize == "allowed" and spans is not None and 2 * num_tokens_in(spans) <= vocab_size
+    if needs_few or tokens.shape[0] * num_parents * vocab_size > MAX_LOGITS:
         hidden = model.base_model(input_ids=tokens, **inputs).last_hidden_state[:, -num_parents:]
-        chunks = hidden.split(max(1, MAX_LOGITS // logits_per_position), dim=1)  # [B, t, width of the model] each
-        log_probs = _gather_in_chunks(chunks, model.get_output_embeddings(), wanted, normalize)
+        of_tokens = token_log_probs if normalize == "vocabulary" else token_logits
+        log_probs = of_tokens(hidden, model.get_output_embeddings(), vocab_size, wanted.parent, wanted.token, spans)
     else:
         logits = model(input_ids=tokens, **inputs, logits_to_keep=num_parents).logits
         log_probs = _gather(logits, wanted.parent, wanted.token, normalize)
@@ -102,19 +106,6 @@ def child_log_probs(
 def cache_argument(forward: Callable[..., Any]) -> str:
     """Return the name of the argument of ``forward`` for the cache: ``past_key_values`` before transformers 5.24."""
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
-
-
-def _gather_in_chunks(
-    chunks: Sequence[Tensor], head: nn.Module, wanted: WantedChildren, normalize: Normalize
-) -> Tensor:
-    """Return what :func:`_gather` returns for the logits of all chunks of positions, with those of one at a time."""
-    values, begin = torch.zeros_like(wanted.token, dtype=torch.float32), 0
-    for chunk in chunks:
-        position = (wanted.parent - begin).clamp(0, chunk.shape[1] - 1)
-        here = _gather(head(chunk), position, wanted.token, normalize)
-        values = torch.where(wanted.parent < begin, values, here)  # a later chunk corrects what lies beyond this one
-        begin += chunk.shape[1]
-    return values
 
 
 def _gather(logits: Tensor, parent: Tensor, token: Tensor, normalize: Normalize) -> Tensor:

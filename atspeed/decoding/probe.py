@@ -123,6 +123,7 @@ def head_is_apart(model: PreTrainedModel) -> bool:
     finally:
         hook.remove()
     is_apart = hidden is not None and len(seen) == 2 and seen[0].equal(hidden) and seen[1].float().equal(logits.float())
+    is_apart = is_apart and logits.shape[2] == model.config.get_text_config().vocab_size
     if not is_apart:
         log.info(
             "%s does more for its logits than multiply by its output embedding: a call holds those of all new tokens",

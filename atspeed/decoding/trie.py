@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from atspeed.decoding.sizing import MEASURED, Measured
+from atspeed.decoding.vocabulary_spans import vocabulary_spans
 
 ROOT = 0  # node of the empty prefix; also what pads a list of nodes
 END = -1  # pads semantic IDs that are shorter than others
@@ -86,6 +87,7 @@ class ItemTrie:
         has_one_length: whether all of them have D codes.
         code: last code of each prefix, ``[M]``; 0 for the root.
         token: its token id, ``[M]``.
+        token_spans: spans of the vocabulary that hold these, all but the root's.
         rider: the node that rides with a node, ``[M]``, the root where there is none; None: no node rides.
         num_riders: how many do, one below the other, ``[M]``; None: no node rides.
         longest_ride: the largest of these.
@@ -137,6 +139,7 @@ class ItemTrie:
         self._check_that_all_end_in_leaves(sids)
         self.subtree_size = self._count_inner_nodes()
         self.token = self.code if tokens is None else tokens[self.code]
+        self.token_spans = vocabulary_spans(self.token[1:])
         self._note_riders(only_children_ride)
 
     def _number_prefixes(self, rows: Tensor) -> None:
@@ -222,6 +225,7 @@ class ItemTrie:
             end = self.depth_start[self.num_levels + 1]
             trie.token = torch.zeros_like(self.token)
             trie.token[:end] = tokens.to(self.code.device)[self.code[:end]]
+            trie.token_spans = vocabulary_spans(trie.token[1:end])
         if self.max_depth > self.num_levels:
             begin, end = self.depth_start[self.num_levels : self.num_levels + 2]
             trie.num_children = self.num_children.clone()

@@ -53,6 +53,7 @@ class FixedTrie:
             and all(width <= most for width, most in zip(trie.widest, room.widest, strict=True))
             and (trie.rider is None) == (room.rider is None)
             and trie.longest_ride <= room.longest_ride
+            and all(any(a <= c and d <= b for a, b in room.token_spans) for c, d in trie.token_spans)
         )
 
     def load(self, trie: ItemTrie) -> None:
