@@ -21,7 +21,8 @@ is what the smallest change of the input embeddings makes, and twice the precisi
 LARGEST = 0.3
 """In low precision: a difference that is never rounding."""
 NUM_BRANCHES = 2
-_PROBED = "_atspeed_probed_tokens"  # attribute of a model: tokens of the longest prompt and semantic ID that passed
+_PROBED = "_atspeed_probed_tokens"
+"""Attribute of a model: how it attends → tokens of the longest prompt and semantic ID that passed."""
 
 _WAY_OUT = (
     "If it attends within a chunk or a window of its own, shorten the prompts (data.max_history); otherwise use an "
@@ -74,7 +75,7 @@ def check_tree_attention(model: PreTrainedModel, prompt_tokens: int, num_levels:
             f"rows by {difference:.2g} standard deviations of the logits at {length} tokens (tolerance "
             f"{tolerance:.2g}), so its answers would be silently wrong. {_WAY_OUT}"
         )
-    setattr(model, _PROBED, length)
+    setattr(model, _PROBED, {**getattr(model, _PROBED, {}), _attention(model): length})
 
 
 def ensure_tree_attention(model: PreTrainedModel, prompt_tokens: int, num_levels: int) -> None:
@@ -133,7 +134,12 @@ def head_is_apart(model: PreTrainedModel) -> bool:
 
 
 def _is_probed(model: PreTrainedModel, prompt_tokens: int, num_levels: int) -> bool:
-    return getattr(model, _PROBED, 0) >= prompt_tokens + num_levels
+    return getattr(model, _PROBED, {}).get(_attention(model), 0) >= prompt_tokens + num_levels
+
+
+def _attention(model: PreTrainedModel) -> str | None:
+    """Return the name of a model's attention function, which may be changed."""
+    return getattr(model.config.get_text_config(), "_attn_implementation", None)
 
 
 @torch.no_grad()

@@ -163,8 +163,18 @@ class PrefixScorer(ScoredPrefixes):
             num_parents, wanted = num_parents + num_prefix, self._with_prefix(wanted, num_prefix)
         token_spans = None if num_prefix else self.trie.token_spans
         num_shared = self.prompts.shape[1] if self._has_prompt else 0
-        how = self.normalize, self._dtype, self._window, num_shared, token_spans
-        log_probs = child_log_probs(self.model, self.cache, *call[:3], wanted, num_parents, *how)
+        log_probs = child_log_probs(
+            self.model,
+            self.cache,
+            *call[:3],
+            wanted,
+            num_parents,
+            self.normalize,
+            self._dtype,
+            self._window,
+            num_shared,
+            token_spans,
+        )
         if num_prefix:
             self.prefix_scores = log_probs[:, :num_prefix].sum(1)
         return log_probs[:, num_prefix:]
