@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from atspeed.benchmark.floor import Floor
 from atspeed.benchmark.growth_record import GrownFrom
 from atspeed.benchmark.method_row import Latency, MethodRow
 from atspeed.benchmark.prediction import Predictions
@@ -66,6 +67,14 @@ def row(method: str, drafter: str | None, num_beams: int, speedup: float, **valu
         "ndcg_difference": 0.0,
         "ndcg_difference_interval": 0.0,
         "phases_ms": SHARE,
+        "execution": "Eager" if drafter else None,
+        "device_ms": None,
+        "target_tokens": 80.0 if drafter else None,
+        "draft_tokens": 0.0 if drafter else None,
+        "peak_memory_gb": None,
+        "capture_seconds": None,
+        "kernel_ms": None,
+        "floor": Floor(20 / speedup, weights_ms=4.0, target_ms=10.0, draft_ms=1.0) if drafter else None,
     }
     return MethodRow(method, drafter, num_beams=num_beams, **{**settings, **values})
 
@@ -109,6 +118,7 @@ RESULT = BenchmarkResult(
     ],
     coverage=[CoverageRow(level=1, num_beams=20, draft_beams=40, coverage=0.5)],
     predictions=Predictions(call_price=None, median_error=None, rows=[]),
+    copy_gb_per_second=20.0,
 )
 
 
@@ -243,6 +253,6 @@ def test_a_browser_shows_the_page(tmp_path: Path) -> None:
     shown = json.loads(title)
     assert len(shown["images"]) == len(PICTURES)
     assert min(shown["images"]) > 300
-    assert [rows for rows, _ in shown["tables"]] == [8, 6, 3, 6, 1]
+    assert [rows for rows, _ in shown["tables"]] == [8, 6, 3, 6, 6, 1]
     assert all(height > 10 * rows for rows, height in shown["tables"])
     assert shown["width"] <= 1200, "nothing but a table may be wider than the window"
