@@ -4,9 +4,11 @@ import torch
 from atspeed.benchmark import Method
 from atspeed.benchmark.agreement import Answer, answers_of
 from atspeed.benchmark.measurement import Measurement, items_by_tokens
+from atspeed.benchmark.method_row import Latency
 from atspeed.benchmark.timing import Took
 from atspeed.data import EmbeddedCatalog
 from atspeed.decoding import BoundedTopK, Decoded, LosslessSampling, NoDrafter, TrieDrafter
+from atspeed.decoding.cost import CallShape
 
 CODES = EmbeddedCatalog(num_users=20, num_items=140).load().catalog.codes
 SIDS = CODES[[3, 5]]  # [2, L]
@@ -56,6 +58,25 @@ def test_speedups_are_medians_of_ratios_and_a_ratio_of_totals() -> None:
     uncounted = reference.row(reference, plain)
     assert uncounted.target_calls is None
     assert uncounted.acceptance_by_level == (None, None, None)
+
+
+def test_events_and_tokens_are_summed_up_beside_the_wall_time() -> None:
+    found, none = answers_of(SIDS[None], torch.tensor([[-1.0, -2.0]])), torch.zeros(1, dtype=torch.long)
+    ours = measured([], [-1.0, -2.0], 0, Method(TrieDrafter()))
+    shapes = [CallShape(30), CallShape(5, 1, 30)], [CallShape(7, 1)]
+    for row, took in enumerate([Took(1.0, 0.5, 100), Took(3.0, 1.5, 300)]):
+        levels = torch.zeros(2, 1, 3, dtype=torch.long)
+        decoded = Decoded(SIDS[None, :, 0], torch.zeros(1, 2), none, none, *levels, none, *shapes)
+        ours.add(took, found, decoded, TRUTH[row : row + 1])
+    row = ours.row(measured([4.0, 4.0], [-1.0, -2.0], 0), ours)
+    assert (row.latency_ms.median, row.latency_ms.p90) == (2000, pytest.approx(2800))
+    assert row.device_ms == Latency(median=1000, mean=1000, p90=pytest.approx(1400))
+    assert (row.target_tokens, row.draft_tokens) == (35, 7)
+    assert ours.extra_bytes == 300
+    assert row.execution == "Eager"
+    unknown = measured([4.0, 4.0], [-1.0, -2.0], 0)
+    assert unknown.extra_bytes is None
+    assert unknown.row(unknown, ours).device_ms is unknown.row(unknown, ours).target_tokens is None
 
 
 def test_sampled_answers_are_not_compared() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atspeed.benchmark.floor import Floor
@@ -193,6 +194,27 @@ def test_without_a_claim_of_equality_the_page_says_what_differs_and_how_models_w
     agreement = tables_of(result)[3]
     assert [next(iter(column.cells)) for column in agreement.columns][3:7] == ["0.900", "0.9900", "5", "4"]
     assert not any(str(table.title).startswith("agreement") for table in tables_of(RESULT))
+
+
+def test_what_only_a_gpu_tells_is_shown_where_it_was_measured() -> None:
+    def headers(table: Table) -> list[str]:
+        return [str(column.header) for column in table.columns]
+
+    on_gpu = {"execution", "by events", "p90 by events", "peak GB"}
+    methods_table, floors = tables_of(RESULT)[0], tables_of(RESULT)[3]
+    assert not on_gpu & {*headers(methods_table)}
+    assert str(floors.title).startswith("a batch beside its floor, in ms: one read of the weights a call at 20 GB/s")
+    assert headers(floors)[-1] == "engine"
+    plain = [next(iter(column.cells)) for column in floors.columns]
+    assert plain[3:] == ["20.00", "4.00", "10.00", "1.00", "2.00", "50.0%", "5.0%", "45.0%"]
+    replayed = {"execution": "Captured", "device_ms": Latency(9.5, 9.6, 12.25), "peak_memory_gb": 14.5}
+    replayed |= {"capture_seconds": 2.5, "kernel_ms": 19.0}
+    rows = [replace(one, **replayed) if one.method == "plain" else one for one in RESULT.rows]
+    methods_table, *_, floors = tables_of(replace(RESULT, rows=rows))[:4]
+    assert on_gpu <= {*headers(methods_table)}
+    (cells,) = {tuple(list(column.cells)[1] for column in methods_table.columns if column.header in on_gpu)}
+    assert cells == ("Captured", "9.5", "12.2", "14.50")
+    assert [list(column.cells)[:2] for column in floors.columns][-2:] == [["5.0%", "–"], ["2.5", "–"]]
 
 
 def test_the_line_of_a_method_shows_how_its_answers_were_verified() -> None:
