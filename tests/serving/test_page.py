@@ -116,12 +116,35 @@ def test_the_order_is_changed_and_items_are_removed_by_keyboard(page: Any) -> No
     assert "item-14" in before[0]
     page.locator("#history li").nth(0).locator("button").last.focus()
     page.keyboard.press("Enter")
-    assert page.locator("#history li").count() == 2
+    left = page.locator("#history li").all_inner_texts()
+    assert ["item-50" in left[0], "item-99" in left[1], len(left)] == [True, True, 2]
+    assert "item-50" in page.evaluate("document.activeElement.closest('li').innerText")  # the focus is not lost
+
+
+def test_an_item_is_picked_by_mouse(page: Any) -> None:
+    page.locator("#search").click()
+    name = page.locator("#found li").nth(3).inner_text()
+    page.locator("#found li").nth(3).click()
+    assert name in page.locator("#history li").inner_text()
+
+
+def test_the_token_is_kept_in_memory_only(page: Any) -> None:
+    stored = "[location.href, document.cookie, JSON.stringify([{...localStorage}, {...sessionStorage}])].join()"
+    assert "secret" not in page.evaluate(stored)
+    page.reload()
+    page.locator("#token-form").wait_for()  # forgotten
 
 
 def test_without_a_history_popular_items_are_shown_and_said_so(page: Any) -> None:
     texts = recommend(page)
     assert "opular" in "".join(texts) + page.locator("#verdict").inner_text()
+
+
+def test_empty_answers_are_not_called_identical(page: Any) -> None:
+    pick(page, "item-14", 1)
+    page.locator(".filter input").fill("no such category")
+    recommend(page)
+    assert "no item passes the filter" in page.locator("#verdict").inner_text()
 
 
 def test_a_title_that_is_html_stays_text(page: Any) -> None:

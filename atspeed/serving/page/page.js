@@ -345,6 +345,8 @@ function compare(fast, slow) {
   const at = `at rank ${differing.map((rank) => rank + 1).join(", ")}`;
   if (fast.catalog_version !== slow.catalog_version) {
     judge("", "Not comparable:", "the catalog changed between the two answers. Ask again.");
+  } else if (!ranks.length) {
+    judge("", "Nothing to compare:", "no item passes the filter.");
   } else if (!differing.length) {
     const gap = Math.max(0, ...ours.map((each, rank) => Math.abs(each.score - theirs[rank].score)));
     const scores = gap ? `scores within ${gap.toExponential(0).replace("-", "−")}` : "equal scores";
