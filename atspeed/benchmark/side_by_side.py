@@ -21,7 +21,7 @@ from atspeed.benchmark.prediction import PredictionRow, Predictor
 from atspeed.benchmark.reference import HFGenerate
 from atspeed.benchmark.timing import time_interleaved
 from atspeed.data import RequestBatch
-from atspeed.decoding import Decoded, Eager, ItemTrie, SpeculativeDecoder, request_seeds
+from atspeed.decoding import Captured, Decoded, ItemTrie, SpeculativeDecoder, request_seeds
 
 
 class Found(NamedTuple):
@@ -141,7 +141,8 @@ class SideBySide:
                 )
             rows.append(row)
         for name in names:
-            self.methods[name].execution.release()
+            if isinstance(execution := self.methods[name].execution, Captured):
+                execution.release()  # key-value slots of all settings at once may be too much
         if self.tie_tolerance is not None:
             near_ties = count_near_ties(
                 {row.method: measured[row.method].answers for row in rows if row.verification == "strict"},
@@ -159,7 +160,7 @@ class SideBySide:
     def _capture(self, name: str, search: Search, batches: list[RequestBatch]) -> Captures:
         """Let a method answer all batches once, so that each of their shapes is captured before it is timed."""
         execution = self.methods[name].execution
-        if isinstance(execution, Eager):
+        if not isinstance(execution, Captured):
             return Captures()
         before = _reserved_bytes(self.target.device)
         for batch in batches:
@@ -173,7 +174,7 @@ class SideBySide:
         """Return the columns of a row that come from the profiled batches alone."""
         columns: dict[str, Any] = {}
         device = self.target.device
-        if isinstance(self.methods[name].execution, Eager):  # what replays a graph calls no module
+        if not isinstance(self.methods[name].execution, Captured):  # what replays a graph calls no module
             columns["phases_ms"] = measure_phases(self.decoders[name], batches[profiled], measurement.num_beams)
         if device.type == "cuda":
             seconds = [kernel_seconds(partial(search, batch), device) for batch in batches[profiled]]

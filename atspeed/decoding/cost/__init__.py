@@ -3,7 +3,13 @@
 from atspeed.decoding.cost.bare_calls import BareCalls
 from atspeed.decoding.cost.cost_model import CallShape, CostModel
 from atspeed.decoding.cost.device_model import GPUS, DeviceModel, ModelSize
-from atspeed.decoding.cost.timed_calls import keep_cost, measure_budget, measure_cost, measured_cost
+from atspeed.decoding.cost.timed_calls import (
+    captured_cost,
+    keep_cost,
+    measure_budget,
+    measure_cost,
+    measured_cost,
+)
 
 __all__ = [
     "GPUS",
@@ -12,6 +18,7 @@ __all__ = [
     "CostModel",
     "DeviceModel",
     "ModelSize",
+    "captured_cost",
     "keep_cost",
     "measure_budget",
     "measure_cost",
