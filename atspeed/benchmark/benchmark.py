@@ -40,8 +40,15 @@ from atspeed.recommender.cost_file import load_costs
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """What was loaded for a run: its models, and all who are compared."""
+class Loaded:
+    """What was loaded for a run.
+
+    Attributes:
+        setting: what is measured.
+        draft: the draft, if there is one.
+        draft_tokens: see :class:`SpeculativeDecoder`.
+        compared: all who are compared.
+    """
 
     setting: BenchmarkSetting
     draft: PreTrainedModel | None
@@ -147,7 +154,7 @@ class Benchmark:
 
         data.num_test_users = self.num_requests
         data.setup("test")
-        loaded = self._load(data)
+        loaded = self.load(data)
         requests, rows, predicted = data.test_requests(), [], []
         for batch_size in self.batch_sizes:
             batches = data.batches_by_length(requests, batch_size, self.device)
@@ -171,7 +178,8 @@ class Benchmark:
         report(result, folder / "benchmark.json", tables, write_report(result, tables, folder))
         return result
 
-    def _load(self, data: RecommendationData) -> _Loaded:
+    def load(self, data: RecommendationData) -> Loaded:
+        """Load the models, and put together all who are compared; the data are set up already."""
         loader = ModelLoader(data, self.out, self.device, self.num_threads)
         target = loader.load(self.target_source, data.encoder)
         needs_draft = any(method.drafter.needs_draft for method in self.methods.values())
@@ -229,9 +237,9 @@ class Benchmark:
             profiled_batches=self.profiled_batches,
             seed=self.seed,
         )
-        return _Loaded(setting, draft, loader.draft_tokens, compared)
+        return Loaded(setting, draft, loader.draft_tokens, compared)
 
-    def _measure_coverage(self, loaded: _Loaded, batches: list[RequestBatch]) -> list[CoverageRow]:
+    def _measure_coverage(self, loaded: Loaded, batches: list[RequestBatch]) -> list[CoverageRow]:
         if loaded.draft is None or not self.coverage_beams:
             return []
         tracked = track(batches, "coverage", transient=True)
