@@ -51,13 +51,15 @@ class FloorMeter:
 
     Attributes:
         bandwidth: bytes per second, read and written, of a large copy on the device.
+        target_calls: seconds of the target's forward passes by themselves.
+        draft_calls: of the draft's, if there is one.
     """
 
     def __init__(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, target_bytes: int, draft_bytes: int
     ) -> None:
         self.bandwidth = copy_bandwidth(target.device)
-        self._target, self._draft = BareCalls(target), BareCalls(draft) if draft is not None else None
+        self.target_calls, self.draft_calls = BareCalls(target), BareCalls(draft) if draft is not None else None
         self._target_bytes, self._draft_bytes = target_bytes, draft_bytes
 
     def floor(self, calls: Sequence[BatchCalls], seconds: Sequence[float]) -> Floor:
@@ -68,11 +70,11 @@ class FloorMeter:
             seconds: wall time of each batch.
         """
         read = [len(batch.target) * self._target_bytes + len(batch.draft) * self._draft_bytes for batch in calls]
-        draft = self._draft
+        draft = self.draft_calls
         return Floor(
             latency_ms=1000 * statistics.mean(seconds),
             weights_ms=1000 * statistics.mean(read) / self.bandwidth,
-            target_ms=1000 * statistics.mean(sum(map(self._target, batch.target)) for batch in calls),
+            target_ms=1000 * statistics.mean(sum(map(self.target_calls, batch.target)) for batch in calls),
             draft_ms=1000 * statistics.mean(sum(map(draft, batch.draft)) for batch in calls) if draft else 0.0,
         )
 

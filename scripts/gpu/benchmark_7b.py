@@ -7,8 +7,8 @@ Usage, for all pieces, with the folder that ``pack_inputs.py`` made::
       python scripts/gpu/benchmark_7b.py --inputs inputs --out results --batch-size $batch --num-beams 20 50
     done
 
-Each piece grows both models anew (a minute or two on a CPU) and writes ``benchmark-7b-batch-1-k-20-50.json``, ``.md`` and
-``.html``. What it measures is configs/benchmark-7b.yaml; docs/benchmark.md explains the columns. ``--tiny`` runs all of
+Each piece grows both models anew (a minute or two on a CPU) and writes ``benchmark-7b-batch-1-k-20-50.json``, ``.md``
+and ``.html``. What it measures is configs/benchmark-7b.yaml; docs/benchmark.md explains the columns. ``--tiny`` runs all of
 it on a CPU, with models that are grown to a few channels. No GPU has run it yet.
 """
 

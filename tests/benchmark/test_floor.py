@@ -19,9 +19,9 @@ def test_weights_are_read_once_a_call_and_forward_passes_are_those_of_the_calls(
     floor = meter.floor([TWO_CALLS, ONE_CALL], [0.3, 0.1])
     assert floor.latency_ms == pytest.approx(200)
     assert floor.weights_ms == pytest.approx(1000 * (7e6 + 3e6) / 2 / meter.bandwidth)
-    prompt, nodes = (meter._target(shape) for shape in TWO_CALLS.target)  # known already, so not timed again
+    prompt, nodes = (meter.target_calls(shape) for shape in TWO_CALLS.target)  # known already, so not timed again
     assert floor.target_ms == pytest.approx(1000 * (prompt + nodes + prompt) / 2)
-    assert floor.draft_ms == pytest.approx(1000 * meter._draft(CallShape(9)) / 2)
+    assert floor.draft_ms == pytest.approx(1000 * meter.draft_calls(CallShape(9)) / 2)
     assert floor.draft_ms > 0
     assert FloorMeter(TARGET, None, 1, 0).floor([ONE_CALL], [0.1]).draft_ms == 0
 
