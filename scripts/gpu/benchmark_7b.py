@@ -3,11 +3,12 @@
 Usage, for all pieces, with the folder that ``pack_inputs.py`` made::
 
     for batch in 1 4 16; do
-      python scripts/gpu/benchmark_7b.py --inputs inputs --out results --batch-size $batch --num-beams 1 5 10
-      python scripts/gpu/benchmark_7b.py --inputs inputs --out results --batch-size $batch --num-beams 20 50
+      for beams in "1 5" "10 20" 50; do
+        python scripts/gpu/benchmark_7b.py --inputs inputs --out results --batch-size $batch --num-beams $beams
+      done
     done
 
-Each piece grows both models anew (a minute or two on a CPU) and writes ``benchmark-7b-batch-1-k-20-50.json``, ``.md``
+Each piece grows both models anew (a minute or two on a CPU) and writes ``benchmark-7b-batch-1-k-10-20.json``, ``.md``
 and ``.html``. What it measures is configs/benchmark-7b.yaml; docs/benchmark.md explains the columns. ``--tiny`` runs
 all of it on a CPU, with models that are grown to a few channels. No GPU has run it yet.
 """
@@ -66,6 +67,7 @@ def options_for(batch_size: int, num_beams: Sequence[int], inputs: Path, run_dir
         "out": run_dir,
         "batch_sizes": [batch_size],
         "num_beams": list(num_beams),
+        "num_requests": max(64, 16 * batch_size),
         "methods": json.dumps(methods_for(batch_size, num_beams)),
         "data.source": "AtSpeedLayout",
         "data.source.root": inputs / "data",

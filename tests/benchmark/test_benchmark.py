@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from atspeed.benchmark import Benchmark, Method
 from atspeed.benchmark.growth_record import grown_from
+from atspeed.benchmark.report.tables import tables_of
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import BoundedTopK, Captured, ModelDrafter, NoDrafter, TrieDrafter
 from atspeed.models import Grown, Int8, ModelSource, NewModel
@@ -28,6 +29,9 @@ def measure(folder: Path, methods: dict[str, Method], target: ModelSource = TARG
     result = benchmark.run(RecommendationData(EmbeddedCatalog(num_users=40, num_items=140), max_history=8))
     written = json.loads((folder / "benchmark" / "benchmark.json").read_text())
     assert written == json.loads(json.dumps(asdict(result)))
+    page = (folder / "benchmark" / "benchmark.md").read_text()
+    assert page.startswith(f"{written['environment']['device']}; torch {torch.__version__}")
+    assert page.count("\n### ") == len(tables_of(result))
     return written
 
 
