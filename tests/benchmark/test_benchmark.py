@@ -121,11 +121,14 @@ def test_plain_beam_search_may_run_another_way_but_is_plain(tmp_path: Path) -> N
         "trie": Method(TrieDrafter(64), execution=Captured((2,), (2,), (64,))),
         "plain": Method(NoDrafter(), execution=Captured((2,), (2,), (64,))),
         "plain_eager": Method(NoDrafter()),
+        "too_wide": Method(NoDrafter(), execution=Captured((5,))),
     }
     result = measure(tmp_path, methods, num_beams=(2,), batch_sizes=(2,))
-    generate, plain, trie, eager = result["rows"]
-    assert [row["method"] for row in result["rows"]] == ["hf_generate", "plain", "trie", "plain_eager"]
-    assert [row["execution"] for row in result["rows"]] == [None, "Captured", "Captured", "Eager"]
+    generate, plain, trie, eager, too_wide = result["rows"]
+    assert [row["method"] for row in result["rows"]] == ["hf_generate", "plain", "trie", "plain_eager", "too_wide"]
+    assert [row["execution"] for row in result["rows"]] == [None, "Captured", "Captured", "Eager", "Eager"]
+    assert too_wide["capture_seconds"] is None
+    assert too_wide["phases_ms"]["target"] > 0
     assert plain["identical_to_hf"] == trie["identical_to_hf"] == eager["identical_to_hf"] == 1
     assert plain["capture_seconds"] > 0 < trie["capture_seconds"]
     assert eager["capture_seconds"] is eager["peak_memory_gb"] is plain["phases_ms"] is generate["floor"] is None
