@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from atspeed.benchmark.draft_coverage import measure_coverage
-from atspeed.benchmark.floor import FloorMeter, weight_bytes
+from atspeed.benchmark.floor import FloorMeter
 from atspeed.benchmark.growth_record import grown_from
 from atspeed.benchmark.loading import ModelLoader, pick_device
 from atspeed.benchmark.measurement import items_by_tokens
@@ -187,7 +187,7 @@ class Benchmark:
         target_parameters = target.num_parameters()  # counted before packing, which hides them
         draft_parameters = draft.num_parameters() if draft else None
         sizes = ModelSize.of(target), ModelSize.of(draft) if draft else None
-        num_bytes = weight_bytes(target), weight_bytes(draft) if draft else 0
+        num_bytes = [size.bytes if size else 0 for size in sizes]
         # hf_generate runs the model as transformers loads it, but of a bfloat16 target, large as a rule, there is no
         # second copy.
         reference = target if target.dtype == torch.bfloat16 else copy.deepcopy(target)

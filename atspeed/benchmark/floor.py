@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -46,7 +45,7 @@ class FloorMeter:
     Args:
         target: as it is used, packed or not.
         draft: the same, if there is one.
-        target_bytes: of the target's weights that a call reads.
+        target_bytes: of the target's weights that a call reads (:class:`ModelSize`).
         draft_bytes: of the draft's.
 
     Attributes:
@@ -77,17 +76,6 @@ class FloorMeter:
             target_ms=1000 * statistics.mean(sum(map(self.target_calls, batch.target)) for batch in calls),
             draft_ms=1000 * statistics.mean(sum(map(draft, batch.draft)) for batch in calls) if draft else 0.0,
         )
-
-
-def weight_bytes(model: PreTrainedModel) -> int:
-    """Return the bytes of the weights that every call reads, before they are packed, which hides them.
-
-    An input embedding that is not the head as well is only looked up, and not counted.
-    """
-    embedding: Any = model.get_input_embeddings()
-    head: Any = model.get_output_embeddings()
-    looked_up = 0 if head.weight is embedding.weight else embedding.weight.nbytes
-    return sum(weight.nbytes for weight in model.parameters()) - looked_up
 
 
 def copy_bandwidth(device: torch.device, num_bytes: int | None = None) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from atspeed.catalog import Vocabulary
-from atspeed.models import Grown, Int8, ModelSource
+from atspeed.models import Grown, Int8, ModelSource, WeightOnly
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 
@@ -50,7 +50,7 @@ def grown_from(
         vocabulary: of the model.
         run_dir: the run folder.
     """
-    if isinstance(source, Int8):
+    if isinstance(source, (Int8, WeightOnly)):
         source = source.base
     if not isinstance(source, Grown) or model is None:
         return None

@@ -157,6 +157,7 @@ class Measurement:
             acceptance_by_level=tuple(counts.get(f"acceptance_rate_level_{level}") for level in levels),
             identical_to_hf=statistics.mean(ours.sids == theirs.sids for ours, theirs in pairs) if strict else None,
             near_ties=None,
+            rounding_noise=None,
             max_score_gap=max(score_gap(*pair) for pair in pairs) if strict else None,
             overlap_with_hf=statistics.mean(overlap(*pair) for pair in pairs),
             overlap_with_plain=statistics.mean(map(overlap, self.answers, plain.answers)),

@@ -57,6 +57,9 @@ class MethodRow:
         near_ties: how many of the requests with another answer differ by near-ties only
             (:func:`atspeed.benchmark.near_ties.is_near_tie`); None likewise, and where none may differ: in float32 on a
             CPU.
+        rounding_noise: the tolerance of these near-ties: the largest difference of the scores that a strict method and
+            ``transformers.generate`` gave to the same semantic ID, of all requests at this beam width and batch size,
+            but at most ``tie_tolerance`` of the setting; None likewise.
         max_score_gap: largest difference of log-probabilities at the same rank; None likewise.
         overlap_with_hf: share of the semantic IDs of ``transformers.generate`` that the method returns too, in any
             order; a mean over requests.
@@ -111,6 +114,7 @@ class MethodRow:
     acceptance_by_level: tuple[float | None, ...]
     identical_to_hf: float | None
     near_ties: int | None
+    rounding_noise: float | None
     max_score_gap: float | None
     overlap_with_hf: float
     overlap_with_plain: float

@@ -14,13 +14,35 @@ from atspeed.decoding.beams import select_top
 from atspeed.decoding.indexing import index_of
 from atspeed.decoding.trie import ROOT
 
-TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.15}
-"""Dtype of a target → by how much rounding may change the score of a prefix; measured, see docs/benchmark.md."""
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.15}
+"""Dtype of a target → by how much rounding may change the score of a prefix at most; see docs/benchmark.md."""
 
 
 def tie_tolerance(target: PreTrainedModel) -> float | None:
-    """Return the tolerance of near-ties; None where strict answers must equal those of ``transformers.generate``."""
-    return None if (target.dtype, target.device.type) == (torch.float32, "cpu") else TOLERANCES[target.dtype]
+    """Return the largest tolerance of near-ties; None where strict answers must be those of ``transformers.generate``.
+
+    Those of a target on a CPU must be, in float32 and float64.
+    """
+    if target.device.type == "cpu" and target.dtype in (torch.float32, torch.float64):
+        return None
+    return TOLERANCES.get(target.dtype, TOLERANCES[torch.float32])
+
+
+def observed_noise(answers: list[Answer], reference: list[Answer]) -> float:
+    """Return the largest difference of the scores that two calls of a model gave to a semantic ID of the same request.
+
+    Args:
+        answers: to all requests.
+        reference: others to the same requests; with calls of other shapes, so that they round otherwise.
+
+    >>> observed_noise([Answer([(5,), (6,)], [-1.0, -2.0])], [Answer([(6,), (8,)], [-2.25, -3.0])])
+    0.25
+    """
+    noise = 0.0
+    for ours, theirs in zip(answers, reference, strict=True):
+        scores = dict(zip(*theirs, strict=True))
+        noise = max([noise, *(abs(score - scores[sid]) for sid, score in zip(*ours, strict=True) if sid in scores)])
+    return noise
 
 
 def is_near_tie(answer: Answer, reference: Answer, gaps: Mapping[SID, float], tolerance: float) -> bool:

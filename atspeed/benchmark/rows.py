@@ -51,8 +51,8 @@ class BenchmarkSetting:
         pack_weights: the setting: whether the engine was to run on packed weights.
         hf_generate_packed: whether ``hf_generate`` ran on packed weights, which it shares with the engine if the target
             is in bfloat16.
-        tie_tolerance: by how much rounding may change a score in a near-tie; None in float32 on a CPU, where strict
-            answers must be those of ``hf_generate``.
+        tie_tolerance: by how much rounding may change a score at most, if it was observed to (``rounding_noise`` of a
+            row); None in float32 on a CPU, where strict answers must be those of ``hf_generate``.
         target_grown: how the target was made, if it was grown from a smaller one.
         draft_grown: the same for the draft.
     """

@@ -15,7 +15,7 @@ from atspeed.benchmark.kernel_time import kernel_seconds
 from atspeed.benchmark.measurement import ItemsOf, Measurement
 from atspeed.benchmark.method import Method
 from atspeed.benchmark.method_row import MethodRow
-from atspeed.benchmark.near_ties import count_near_ties
+from atspeed.benchmark.near_ties import count_near_ties, observed_noise
 from atspeed.benchmark.phases import measure_phases
 from atspeed.benchmark.prediction import PredictionRow, Predictor
 from atspeed.benchmark.reference import HFGenerate
@@ -68,7 +68,7 @@ class SideBySide:
         decoders: those who answer with them.
         predictor: what is known of the target's calls.
         floor_meter: what calls take at least; None leaves the floor out.
-        tie_tolerance: of near-ties; None where strict answers must be those of the reference.
+        tie_tolerance: the largest of near-ties; None where strict answers must be those of the reference.
         num_warmup: number of batches to warm up with.
         profiled_batches: on about how many batches to measure phases and floor; 0 leaves them out.
         seed: of the sampling methods, and of the order of methods.
@@ -147,17 +147,16 @@ class SideBySide:
             if isinstance(execution := self.methods[name].execution, Captured):
                 execution.release()  # key-value slots of all settings at once may be too much
         if self.tie_tolerance is not None:
+            reference = measured["hf_generate"].answers
+            strict = {row.method: measured[row.method].answers for row in rows if row.verification == "strict"}
+            noise = min(self.tie_tolerance, max(observed_noise(answers, reference) for answers in strict.values()))
             near_ties = count_near_ties(
-                {row.method: measured[row.method].answers for row in rows if row.verification == "strict"},
-                measured["hf_generate"].answers,
-                batches,
-                self.target,
-                self.trie,
-                self.items_of,
-                num_beams,
-                self.tie_tolerance,
+                strict, reference, batches, self.target, self.trie, self.items_of, num_beams, noise
             )
-            rows = [replace(row, near_ties=near_ties.get(row.method)) for row in rows]
+            rows = [
+                replace(row, near_ties=near_ties[row.method], rounding_noise=noise) if row.method in strict else row
+                for row in rows
+            ]
         return _with_trie_calls(rows, self.methods), predictions
 
     def _capture(self, name: str, search: Search, batches: list[RequestBatch]) -> Captures:

@@ -13,7 +13,7 @@ from atspeed.cli.messages import fail
 from atspeed.cli.overview import COMMANDS, PROGRAM
 from atspeed.cli.shipped_configs import CONFIGS
 from atspeed.cli.trainer_cli import AtSpeedCLI
-from atspeed.models import Int8, ModelSource
+from atspeed.models import Int8, ModelSource, WeightOnly
 from atspeed.modules import Inference
 from atspeed.recommender import Bundle, BundleSettings, write_bundle
 from atspeed.recommender.saved_parts import part_to_json
@@ -125,6 +125,6 @@ def _overlay(bundle: Bundle, command: str) -> dict[str, Any]:
 
 
 def _source_config(source: ModelSource) -> dict[str, Any]:
-    if isinstance(source, Int8):
-        return {"class_path": "Int8", "init_args": {"base": part_to_json(source.base)}}
+    if isinstance(source, (Int8, WeightOnly)):
+        return {"class_path": type(source).__name__, "init_args": {**vars(source), "base": part_to_json(source.base)}}
     return part_to_json(source)

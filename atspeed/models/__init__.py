@@ -7,6 +7,7 @@ from atspeed.models.lora import LoRA, merged_state
 from atspeed.models.packing import is_packed, pack_linears
 from atspeed.models.sharding import loading_into_shards, unsharded_shape, unsharded_state
 from atspeed.models.sources import ModelSource, NewModel, cast, export, model_folder
+from atspeed.models.weight_only import WeightOnly
 
 __all__ = [
     "Checkpoint",
@@ -16,6 +17,7 @@ __all__ = [
     "LoRA",
     "ModelSource",
     "NewModel",
+    "WeightOnly",
     "cast",
     "dtype_name",
     "export",

@@ -14,6 +14,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from atspeed.catalog.vocabulary import Vocabulary
 from atspeed.models.checkpoint import Checkpoint
 from atspeed.models.lora import LoRA
+from atspeed.models.packing import plain_linears
 from atspeed.models.sources import ModelSource, cast
 
 log = logging.getLogger(__name__)
@@ -119,19 +120,21 @@ def quantise_linears(model: PreTrainedModel) -> None:
         ValueError: if there are none.
     """
     head: Any = model.get_output_embeddings()
-    count = 0
-    for parent in [module for module in model.modules() if type(module) is not nn.Linear]:
-        for name in [n for n, child in parent.named_children() if type(child) is nn.Linear and child is not head]:
-            setattr(parent, name, Int8Linear(getattr(parent, name)))
-            count += 1
-    if not count:
+    found = [(parent, name) for parent, name in plain_linears(model) if getattr(parent, name) is not head]
+    for parent, name in found:
+        setattr(parent, name, Int8Linear(getattr(parent, name)))
+    if not found:
         raise ValueError(f"int8.base is a {model.config.model_type!r} model, whose layers are no torch.nn.Linear")
 
 
 def dtype_name(model: PreTrainedModel) -> str:
-    """Return the dtype of a model's linear layers as text, ``float32`` for example."""
-    if any(type(module) is Int8Linear for module in model.modules()):
-        return "int8"
+    """Return the dtype of a model's linear layers as text: ``float32``, ``int8``, ``int8_weights`` and so on."""
+    for module in model.modules():
+        if type(module) is Int8Linear:
+            return "int8"
+        if type(module) is nn.Linear and type(module.weight) is not nn.Parameter:  # by torchao: weights only
+            stored: Any = module.weight
+            return f"{str(stored.qdata.dtype).removeprefix('torch.')}_weights"
     return str(model.dtype).removeprefix("torch.")
 
 

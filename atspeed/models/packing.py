@@ -54,11 +54,22 @@ def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
         log.info("weights are not packed: oneDNN has no %s products on this processor", model.dtype)
         return model
     keep = model.dtype == torch.float32 and model.num_parameters() * model.dtype.itemsize <= LARGEST_KEPT
-    # Only parents are listed: a list of the Linear modules would keep every original weight until the end.
-    for parent in [module for module in model.modules() if type(module) is not nn.Linear]:
-        for name in [name for name, child in parent.named_children() if type(child) is nn.Linear]:
-            setattr(parent, name, PackedLinear(getattr(parent, name), keep))
+    for parent, name in plain_linears(model):
+        setattr(parent, name, PackedLinear(getattr(parent, name), keep))
     return model
+
+
+def plain_linears(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return the ``Linear`` modules whose weights are plain tensors, each by its parent and its name there.
+
+    Those that torchao has quantised are not. The modules themselves would keep each original weight until the end.
+    """
+    return [
+        (parent, name)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and type(child.weight) is nn.Parameter
+    ]
 
 
 def is_packed(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from atspeed.catalog import ItemCatalog
 from atspeed.decoding import Drafter, Verifier
 from atspeed.decoding.forward import Normalize
-from atspeed.models import Checkpoint, Int8, ModelSource, cast, dtype_name, export
+from atspeed.models import Checkpoint, Int8, ModelSource, WeightOnly, cast, dtype_name, export
 from atspeed.prompts import Prompt, PromptEncoder
 from atspeed.recommender.calibration_file import copy_calibration
 from atspeed.recommender.manifest import MANIFEST, Check, check_manifest, is_bundle, write_manifest
@@ -22,6 +22,8 @@ SETTINGS, ITEMS = "recommender.json", "items.parquet"
 TARGET, DRAFT = "target", "draft"
 TOKENIZERS = {"prompt": "tokenizer", "draft_prompt": "draft-tokenizer"}
 """Folder of the tokenizer of each prompt that has one."""
+DTYPES = ("float32", "bfloat16", "int8", "int8_weights", "float8_e4m3fn_weights")
+"""Of all floats, or of what linear layers compute in (``Int8``) or store (``WeightOnly``)."""
 PARTS: dict[str, type] = {"prompt": Prompt, "draft_prompt": Prompt, "drafter": Drafter, "verifier": Verifier}
 
 
@@ -133,7 +135,7 @@ class Bundle:
 
         Args:
             name: ``target`` or ``draft``.
-            dtype: ``float32``, ``bfloat16`` or ``int8``; the bundle's own if not given.
+            dtype: one of :data:`DTYPES`; the bundle's own if not given.
 
         Raises:
             ValueError: if the dtype is another one.
@@ -142,10 +144,13 @@ class Bundle:
 
 
 def _source(folder: Path, dtype: str, trust_code: bool) -> ModelSource:
-    if dtype not in ("float32", "bfloat16", "int8"):
-        raise ValueError(f"dtype is {dtype!r}; expected float32, bfloat16 or int8")
-    floats: Any = "bfloat16" if dtype == "int8" else dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; expected {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+    floats: Any = "float32" if dtype == "float32" else "bfloat16"
+    weights: Any = dtype.removesuffix("_weights")
     model = Checkpoint(folder, dtype=floats, trust_code=trust_code)
+    if weights != dtype:
+        return WeightOnly(model, weights)
     return Int8(model) if dtype == "int8" else model
 
 
@@ -215,12 +220,13 @@ def write_bundle(
 
 def _export(source: ModelSource, encoder: PromptEncoder, folder: Path, run_dir: Path, dtype: str | None) -> str:
     """Write a model, and return the dtype that it is to be loaded in."""
-    is_int8 = isinstance(source, Int8)
-    model = (source.base if isinstance(source, Int8) else source).build(encoder.vocabulary, run_dir)
+    model = (source.base if isinstance(source, (Int8, WeightOnly)) else source).build(encoder.vocabulary, run_dir)
     if dtype is not None:
         cast(model.parameters(), dtype)
     export(model, encoder.vocabulary, folder)
-    return "int8" if is_int8 else dtype_name(model)
+    if isinstance(source, WeightOnly):
+        return f"{source.dtype}_weights"
+    return "int8" if isinstance(source, Int8) else dtype_name(model)
 
 
 def _replace(folder: Path, partial: Path) -> None:

@@ -61,7 +61,7 @@ class Recommender:
     Args:
         bundle: the bundle.
         device: where the models go; a GPU if there is one.
-        dtype: of the models, ``float32``, ``bfloat16`` or ``int8``; the bundle's if not given.
+        dtype: of the models, one of :data:`atspeed.recommender.bundle.DTYPES`; the bundle's if not given.
         cost_folder: where the measured costs of calls are kept, for drafters that go by them; without it they are
             measured at every start.
         execution: how searches are run; ``Captured`` replays them as CUDA graphs.

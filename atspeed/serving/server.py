@@ -42,7 +42,7 @@ class Server:
         host: address to listen on.
         port: port to listen on; 0: any free one.
         device: where the models go; a GPU if there is one.
-        dtype: of the models, float32, bfloat16 or int8; the bundle's if not given.
+        dtype: of the models: float32, bfloat16, int8, int8_weights or float8_e4m3fn_weights; the bundle's if not given.
         num_threads: CPU threads of torch; its own choice if not given.
         check: ``full`` compares the SHA-256 of every file at the start, ``size`` the sizes only.
         trust_code: import classes outside atspeed that the bundle names, and run code that comes with a model.

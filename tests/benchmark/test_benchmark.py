@@ -13,7 +13,7 @@ from atspeed.benchmark.growth_record import grown_from
 from atspeed.benchmark.report.tables import tables_of
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import BoundedTopK, Captured, ModelDrafter, NoDrafter, TrieDrafter
-from atspeed.models import Grown, Int8, ModelSource, NewModel
+from atspeed.models import Grown, Int8, ModelSource, NewModel, WeightOnly
 from atspeed.models.int8 import has_int8_products
 from atspeed.models.packing import has_packed_products
 from tests.modules.tiny import TINY
@@ -102,17 +102,20 @@ def test_a_bfloat16_target_is_not_copied_and_the_table_says_so(
     assert (result["setting"]["tie_tolerance"] is not None) == shared
     for row in result["rows"]:
         assert row["illegal_rate"] == row["duplicate_rate"] == 0
-        assert (row["near_ties"] is not None) == (shared and row["verification"] == "strict")
+        compared = shared and row["verification"] == "strict"
+        assert (row["near_ties"] is not None) == (row["rounding_noise"] is not None) == compared
+        assert not compared or row["rounding_noise"] < 0.02  # observed, not the largest tolerance
 
 
-def test_what_was_grown_is_told_under_int8_as_well(tmp_path: Path) -> None:
+def test_what_was_grown_is_told_when_it_is_quantised_as_well(tmp_path: Path) -> None:
     source = Grown(TARGET, hidden_size=64)
     data = RecommendationData(EmbeddedCatalog(num_users=10, num_items=200))
     data.setup()
     model = source.build(data.encoder.vocabulary, tmp_path)
-    record = grown_from(Int8(source), model, data.encoder.vocabulary, tmp_path)
-    assert record == grown_from(source, model, data.encoder.vocabulary, tmp_path)
+    record = grown_from(source, model, data.encoder.vocabulary, tmp_path)
     assert record is not None
+    for quantised in (Int8(source), WeightOnly(source)):
+        assert grown_from(quantised, model, data.encoder.vocabulary, tmp_path) == record
     assert grown_from(Int8(TARGET), model, data.encoder.vocabulary, tmp_path) is None
 
 
@@ -164,3 +167,13 @@ def test_an_int8_target_is_named_and_counted_as_its_base(tmp_path: Path) -> None
     assert (exact["environment"]["dtype"], ours["environment"]["dtype"]) == ("float32", "int8")
     assert ours["setting"]["target_parameters"] == exact["setting"]["target_parameters"]
     assert json.loads((tmp_path / "cost" / "target.json").read_text())["key"]["dtype"] == "int8"
+
+
+def test_a_target_with_quantised_weights_is_named_and_counted_as_its_base(tmp_path: Path) -> None:
+    few = {"num_beams": (3,), "draft_widths": (), "epsilons": (), "temperatures": ()}
+    result = measure(tmp_path, {"draft": Method(ModelDrafter())}, WeightOnly(TARGET), **few)
+    assert (result["environment"]["dtype"], result["setting"]["tie_tolerance"]) == ("int8_weights", 0.15)
+    assert result["setting"]["target_parameters"] == result["setting"]["draft_parameters"]
+    for row in result["rows"]:
+        assert row["illegal_rate"] == row["duplicate_rate"] == 0
+        assert row["overlap_with_hf"] > 0.5

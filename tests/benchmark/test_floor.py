@@ -1,9 +1,7 @@
-import copy
-
 import pytest
 import torch
 
-from atspeed.benchmark.floor import Floor, FloorMeter, copy_bandwidth, weight_bytes
+from atspeed.benchmark.floor import Floor, FloorMeter, copy_bandwidth
 from atspeed.benchmark.prediction import BatchCalls
 from atspeed.decoding.cost import CallShape
 from tests.decoding.tiny import tiny_model
@@ -28,16 +26,6 @@ def test_weights_are_read_once_a_call_and_forward_passes_are_those_of_the_calls(
 
 def test_what_is_not_in_the_models_is_the_engine() -> None:
     assert Floor(latency_ms=10.0, weights_ms=1.0, target_ms=6.0, draft_ms=1.0).engine_share == pytest.approx(0.3)
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_an_embedding_that_is_only_looked_up_is_not_read(tied: bool) -> None:
-    model = copy.deepcopy(TARGET).bfloat16()
-    if tied:
-        model.set_output_embeddings(model.get_input_embeddings())
-    embedding = VOCAB_SIZE * model.config.hidden_size
-    inner = sum(weight.numel() for weight in model.model.layers.parameters()) + model.config.hidden_size
-    assert weight_bytes(model) == 2 * (inner + embedding)
 
 
 def test_a_copy_counts_the_bytes_read_and_the_bytes_written() -> None:

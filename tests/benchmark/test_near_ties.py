@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from atspeed.benchmark.agreement import SID, Answer, answers_of
 from atspeed.benchmark.measurement import items_by_tokens
-from atspeed.benchmark.near_ties import border_gaps, count_near_ties, is_near_tie, tie_tolerance
+from atspeed.benchmark.near_ties import border_gaps, count_near_ties, is_near_tie, observed_noise, tie_tolerance
 from atspeed.data import RequestBatch
 from atspeed.decoding import ItemTrie, NoDrafter, PrefixScorer, SpeculativeDecoder
 from tests.decoding.tiny import random_prompts, random_sids, tiny_model
@@ -85,3 +86,16 @@ def test_an_order_may_change_only_among_nearly_equal_scores() -> None:
 
 def test_in_float32_on_a_cpu_there_is_no_tolerance() -> None:
     assert tie_tolerance(MODEL) is None
+
+
+def test_in_other_dtypes_there_is_one() -> None:
+    tolerances = {dtype: tie_tolerance(copy.deepcopy(MODEL).to(dtype)) for dtype in (torch.float64, torch.float16)}
+    assert tolerances == {torch.float64: None, torch.float16: 0.02}
+    assert tie_tolerance(copy.deepcopy(MODEL).to("meta", torch.float64)) == 1e-3
+
+
+def test_noise_is_the_largest_change_of_a_score_and_not_what_one_answer_lacks() -> None:
+    reference = [Answer([(5,), (6,)], [-1.0, -2.0]), Answer([(5,), (6,)], [-3.0, -4.0])]
+    answers = [Answer([(6,), (8,)], [-1.75, -9.0]), Answer([(5,), (6,)], [-3.125, -4.0])]
+    assert observed_noise(answers, reference) == 0.25
+    assert observed_noise([Answer([(8,)], [-1.0])], reference[:1]) == 0

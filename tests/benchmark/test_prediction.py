@@ -23,13 +23,13 @@ def predicted(predictor: Predictor) -> PredictionRow:
 
 
 def test_the_time_in_the_target_is_that_of_the_calls_of_the_profiled_batches() -> None:
-    row = predicted(Predictor(COST, ModelSize(7_000_000_000, 32), None))
+    row = predicted(Predictor(COST, ModelSize(7_000_000_000, 32, 14_000_000_000), None))
     assert row.predicted_target_ms == pytest.approx(2 + 0.118)
     assert row.relative_error == pytest.approx(0.059)
 
 
 def test_speedups_count_the_calls_of_both_models() -> None:
-    target, draft = ModelSize(7_000_000_000, 32), ModelSize(7_000_000, 2)
+    target, draft = ModelSize(7_000_000_000, 32, 14_000_000_000), ModelSize(7_000_000, 2, 14_000_000)
     free = predicted(Predictor(COST, target, None)).predicted_speedup_vs_plain
     paid = predicted(Predictor(COST, target, draft)).predicted_speedup_vs_plain
     assert set(free) == set(paid) == set(SHOWN) <= set(GPUS)

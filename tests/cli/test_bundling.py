@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from atspeed.catalog import CompactVocabulary
+from atspeed.cli.bundling import with_bundle
 from atspeed.data import EmbeddedCatalog
-from atspeed.models import NewModel, export, model_folder
+from atspeed.models import Int8, NewModel, WeightOnly, export, model_folder
 from atspeed.recommender import Bundle, Recommender
 from tests.cli.running import SMALL_DATA, run_here
 from tests.modules.tiny import TINY
+from tests.recommender.tiny_bundle import TARGET, write_tiny_bundle
 
 HISTORIES = [
     {"user": f"u{row}", "history": [f"item-{(7 * row + step) % 140}" for step in range(row % 5)]} for row in range(9)
@@ -105,3 +108,16 @@ def test_other_failures_say_what_to_do(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "out"), "--trainer.default_root_dir", str(tmp_path)]
     assert "this stage needs the 'target' model" in run_here("bundle", "--config", "recommend.yaml", *out, code=1)
     assert "bundle needs the config of an Inference" in run_here("bundle", "--config", "target.yaml", *out, code=1)
+
+
+@pytest.mark.parametrize("source", [Int8(TARGET), WeightOnly(TARGET, "float8_e4m3fn")], ids=["int8", "float8"])
+def test_a_quantised_target_is_named_with_its_base(tmp_path: Path, source: Int8 | WeightOnly) -> None:
+    folder = write_tiny_bundle(tmp_path / "bundle", target=source)
+    overlay = yaml.safe_load(with_bundle("benchmark", ["--bundle", str(folder), "--data.source", "X"])[1])
+    settings = overlay["target"]["init_args"]
+    assert overlay["target"]["class_path"] == type(source).__name__
+    assert settings.pop("base")["init_args"] == {
+        **{"path": str(folder / "target"), "new_vocabulary": False, "new_tokens": None, "dtype": "bfloat16"},
+        **{"adapter_base": None, "trust_code": False, "allow_pickle": False, "seed": 0},
+    }
+    assert settings == ({} if isinstance(source, Int8) else {"dtype": "float8_e4m3fn"})

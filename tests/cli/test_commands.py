@@ -40,6 +40,7 @@ COLUMNS = {
     "acceptance_by_level",
     "identical_to_hf",
     "near_ties",
+    "rounding_noise",
     "max_score_gap",
     "overlap_with_hf",
     "overlap_with_plain",

@@ -3,13 +3,14 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 import atspeed
 from atspeed.decoding import BoundedTopK, NoDrafter, PriceAwareDrafter
-from atspeed.models import Int8, NewModel
+from atspeed.models import Int8, NewModel, WeightOnly, dtype_name
 from atspeed.models.int8 import has_int8_products
 from atspeed.prompts import ChatPrompt, CompactPrompt, TextPrompt
 from atspeed.recommender import Bundle, Recommender
@@ -206,7 +207,7 @@ def test_models_are_loaded_in_the_dtype_that_they_came_in(tmp_path: Path) -> Non
     folder = write_tiny_bundle(tmp_path / "bundle")
     assert Recommender.load(folder).target.dtype == torch.float32
     assert Recommender.load(folder, dtype="bfloat16").target.dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="dtype is 'float16'; expected float32, bfloat16 or int8"):
+    with pytest.raises(ValueError, match="dtype is 'float16'; expected float32, bfloat16, int8, int8_weights or "):
         Recommender.load(folder, dtype="float16")
 
 
@@ -217,6 +218,17 @@ def test_int8_models_are_bundled_as_they_were_before(tmp_path: Path) -> None:
     assert not isinstance(bundle.source("draft"), Int8)
     if has_int8_products():
         assert Recommender(bundle).recommend([["item-3"]], k=2)[0].target_calls
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_models_with_quantised_weights_are_bundled_as_their_bases(
+    tmp_path: Path, dtype: Literal["int8", "float8_e4m3fn"]
+) -> None:
+    folder = write_tiny_bundle(tmp_path / "bundle", target=WeightOnly(TARGET, dtype))
+    recommender = Recommender.load(folder)
+    assert (dtype_name(recommender.target), dtype_name(recommender.draft)) == (f"{dtype}_weights", "float32")
+    assert recommender.recommend([["item-3"]], k=2)[0].target_calls
+    assert dtype_name(Recommender.load(folder, dtype="float32").target) == "float32"
 
 
 def test_costs_of_calls_are_kept_where_that_is_asked_for(tmp_path: Path) -> None:

@@ -113,15 +113,16 @@ def _agreement(result: BenchmarkResult) -> str:
     strict = [row for row in result.rows if row.verification == "strict"]
     identical = statistics.mean(row.identical_to_hf or 0 for row in strict)
     same = f"Of all strict answers, {identical:.1%} were those of transformers.generate, in the same order"
-    tolerance = result.setting.tie_tolerance
-    if tolerance is None:
+    if result.setting.tie_tolerance is None:
         return f"{same}."
     overlap = statistics.mean(row.overlap_with_hf for row in strict)
     differing, near_ties = sum(map(num_differing, strict)), sum(row.near_ties or 0 for row in strict)
+    noise = max(row.rounding_noise or 0 for row in strict)
     strange = max(max(row.illegal_rate, row.duplicate_rate) for row in result.rows)
     return (
         f"{same}, and {overlap:.1%} of the items the same: in {result.environment.dtype} rounding may swap what scores "
-        f"nearly the same. Of {differing} answers that differ, changes of scores by {tolerance:g} explain {near_ties}. "
+        f"nearly the same. Of {differing} answers that differ, the observed noise explains {near_ties}: scores "
+        f"changed by up to {noise:.2g}. "
         + ("No answer has an illegal or a repeated item." if not strange else f"Illegal or repeated: {strange:.1%}.")
     )
 

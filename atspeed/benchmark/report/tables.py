@@ -141,12 +141,12 @@ def _interval(value: float, half: float | None, sign: str = "") -> str:
 def _agreement(rows: list[MethodRow], dtype: str, tolerance: float) -> Table:
     title = (
         f"agreement with hf_generate in {dtype}, where rounding may swap what scores nearly the same; near-ties are "
-        f"differences that changes of scores by {tolerance:g} explain"
+        f"differences that the observed noise explains, changes of scores by {tolerance:g} at most"
     )
     table = Table(title=title)
     for name in ("method", "K", "batch", "identical", "items in common", "differ", "by near-ties only"):
         table.add_column(name, justify="left" if name == "method" else "right")
-    for name in ("max score gap", "illegal", "duplicates"):
+    for name in ("noise", "max score gap", "illegal", "duplicates"):
         table.add_column(name, justify="right")
     for row in _sections(table, [row for row in rows if row.drafter]):
         compared = row.identical_to_hf is not None
@@ -158,6 +158,7 @@ def _agreement(rows: list[MethodRow], dtype: str, tolerance: float) -> Table:
             f"{row.overlap_with_hf:.4f}",
             str(num_differing(row)) if compared else "–",
             str(row.near_ties) if compared else "–",
+            "–" if row.rounding_noise is None else f"{row.rounding_noise:.3g}",
             "–" if row.max_score_gap is None else f"{row.max_score_gap:.3f}",
             f"{row.illegal_rate:g}",
             f"{row.duplicate_rate:g}",

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
 
 from atspeed.decoding.cost.cost_model import CallShape
@@ -20,10 +22,12 @@ class ModelSize:
     Attributes:
         weights: parameters that take part in every call; those of an embedding that is only looked up do not.
         layers: number of layers.
+        bytes: of these weights as they are stored, with the scales of quantised ones.
     """
 
     weights: int
     layers: int
+    bytes: int
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self:
@@ -31,8 +35,19 @@ class ModelSize:
         config = model.config.get_text_config()
         embedding: Any = model.get_input_embeddings()
         head: Any = model.get_output_embeddings()
-        looked_up = 0 if head.weight is embedding.weight else embedding.weight.numel()
-        return cls(model.num_parameters() - looked_up, config.num_hidden_layers)
+        looked_up = () if head.weight is embedding.weight else (embedding.weight,)
+        return cls(
+            model.num_parameters() - sum(weight.numel() for weight in looked_up),
+            config.num_hidden_layers,
+            sum(map(stored_bytes, model.parameters())) - sum(map(stored_bytes, looked_up)),
+        )
+
+
+def stored_bytes(weight: Tensor) -> int:
+    """Return the bytes of a weight; of one that is made up of others, such as integers and scales, those of them."""
+    if is_traceable_wrapper_subclass(weight):
+        return sum(stored_bytes(getattr(weight, name)) for name in weight.__tensor_flatten__()[0])
+    return weight.nbytes
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import pytest
 from atspeed.decoding.cost import GPUS, CallShape, DeviceModel, ModelSize
 from tests.decoding.tiny import tiny_model
 
-SIZE = ModelSize(weights=1_000_000, layers=2)
+SIZE = ModelSize(weights=1_000_000, layers=2, bytes=2_000_000)
 
 
 def test_a_call_costs_the_larger_of_reading_and_computing_and_its_launches() -> None:
@@ -18,8 +18,10 @@ def test_a_call_costs_the_larger_of_reading_and_computing_and_its_launches() -> 
 
 def test_an_embedding_that_is_only_looked_up_is_not_read() -> None:
     llama, gpt2 = tiny_model("llama", 12), tiny_model("gpt2", 12)
-    assert ModelSize.of(llama) == ModelSize(llama.num_parameters() - 12 * 32, 2)
-    assert ModelSize.of(gpt2) == ModelSize(gpt2.num_parameters(), 2)  # its head is the embedding
+    read = llama.num_parameters() - 12 * 32
+    assert ModelSize.of(llama) == ModelSize(read, 2, 4 * read)
+    read = gpt2.num_parameters()  # its head is the embedding
+    assert ModelSize.of(gpt2) == ModelSize(read, 2, 4 * read)
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("RTX A5000", 145), ("A100", 153), ("RTX 4090", 164), ("H100", 295)])
