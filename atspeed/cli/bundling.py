@@ -74,6 +74,10 @@ def bundle(args: list[str]) -> None:
     write_bundle(
         out, settings, items, module.target_source, module.draft_source, Path(cli.trainer.default_root_dir), dtype
     )
+    if module.execution is not None:
+        log.info(
+            "a bundle does not say how searches are run; name model.execution again when it is served: --execution"
+        )
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     log.info("wrote the bundle %s: %d items, %.1f MB", out, items.num_rows, size / 1e6)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from atspeed.decoding.sliding_window import SlidingWindow
+from atspeed.decoding.tree_attention import shared_prompt
 
 Normalize = Literal["vocabulary", "allowed"]
 
@@ -53,6 +54,7 @@ def child_log_probs(
     normalize: Normalize,
     dtype: torch.dtype | None = None,
     window: SlidingWindow | None = None,
+    num_shared: int = 0,
 ) -> Tensor:
     """Run a model once over new tokens, and return the log-probabilities of the wanted children.
 
@@ -71,6 +73,7 @@ def child_log_probs(
             parent's legal children.
         dtype: the model's, if at hand: a model finds its own in the time of ten tensor operations.
         window: the model's, if it has one; it gets the positions of the new slots.
+        num_shared: how many of the first slots all new tokens of a request see alike, its prompt's, padded on the left.
 
     Returns:
         ``[B, W]``, float32, at most 0; minus infinity for children that are not legal.
@@ -80,6 +83,7 @@ def child_log_probs(
     limited = bias if window is None else window.limit(bias, positions)
     inputs: dict[str, Any] = {"position_ids": positions, "attention_mask": limited, "use_cache": True}
     inputs[cache_argument(type(model).forward)] = cache
+    inputs |= shared_prompt(model, bias, num_shared, is_windowed=limited is not bias)
     logits_per_position = tokens.shape[0] * getattr(model, HEAD_APART, 0)
     if num_parents * logits_per_position > MAX_LOGITS:
         hidden = model.base_model(input_ids=tokens, **inputs).last_hidden_state[:, -num_parents:]

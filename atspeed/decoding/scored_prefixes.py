@@ -139,7 +139,7 @@ class ScoredPrefixes:
         An allowed node has at least one below it, so the count descends only where there are fewer nodes than needed.
 
         Args:
-            nodes: allowed nodes, none below another, ``[B, W]``, int64.
+            nodes: allowed nodes but the root, none below another, ``[B, W]``, int64.
             mask: False where a node is padding, ``[B, W]``, bool.
             most: where the count ends, ``[B]``, int64.
         """

@@ -161,8 +161,9 @@ class PrefixScorer(ScoredPrefixes):
         num_parents, num_prefix = call.nodes.shape[1], 0 if self._has_prompt else self.trie.num_prefix
         if num_prefix:
             num_parents, wanted = num_parents + num_prefix, self._with_prefix(wanted, num_prefix)
+        num_shared = self.prompts.shape[1] if self._has_prompt else 0
         how = self.normalize, self._dtype, self._window
-        log_probs = child_log_probs(self.model, self.cache, *call[:3], wanted, num_parents, *how)
+        log_probs = child_log_probs(self.model, self.cache, *call[:3], wanted, num_parents, *how, num_shared=num_shared)
         if num_prefix:
             self.prefix_scores = log_probs[:, :num_prefix].sum(1)
         return log_probs[:, num_prefix:]

@@ -73,9 +73,8 @@ class WeightOnly(ModelSource):
         linears[0].register_forward_pre_hook(refuse_gradients)
         # The setter would change how all of the process compiles.
         quantize_(model, config(set_inductor_config=False), filter_fn=lambda module, _: module in linears)
-        for (
-            linear
-        ) in linears:  # torchao divides rows of zeros, such as a Grown model's, by their scale: 0 / 0 in float8
+        for linear in linears:
+            # torchao divides rows of zeros, such as a Grown model's, by their scale: 0 / 0 in float8
             weight: Any = linear.weight
             weight.qdata.view(torch.uint8)[weight.scale.flatten() == 0] = 0
         return model

@@ -7,6 +7,7 @@ import torch
 
 from atspeed.benchmark import HFGenerate
 from atspeed.decoding import ItemFilter
+from atspeed.decoding.execution import Captured
 from atspeed.recommender import Answer, Recommender, edit_items
 from tests.recommender.tiny_bundle import write_tiny_bundle
 
@@ -202,3 +203,20 @@ def test_another_catalog_is_served_and_older_requests_keep_theirs(tmp_path: Path
     ):
         with pytest.raises(ValueError, match=message):
             recommender.build(edit_items(edited, add=[wrong]), 3)
+
+
+def test_captured_rounds_serve_changed_catalogs_without_being_captured_again(tmp_path: Path) -> None:
+    folder = write_tiny_bundle(tmp_path / "bundle")
+    num_beams = Recommender.load(folder).num_beams
+    execution = Captured((num_beams,), batch_sizes=(1, 32), prompt_lengths=(64,))
+    eager, recommender = Recommender.load(folder), Recommender.load(folder, execution=execution)
+    captures = execution.captures
+    assert [capture.shape.batch_size for capture in captures] == [1, 32]
+    older = recommender.request(["item-3"], 8)
+    for version, item in enumerate(("item-7", "item-9"), start=2):
+        for each in (eager, recommender):
+            each.served = each.build(edit_items(each.served.items, remove=[item]), version)
+        histories = [history for history in HISTORIES if not {"item-7", "item-9"} & {*history}]
+        assert same(recommender.recommend(histories, k=8), eager.recommend(histories, k=8))
+    assert same(recommender.answer([older]), Recommender.load(folder).recommend([["item-3"]], k=8))
+    assert execution.captures == captures

@@ -144,7 +144,8 @@ class CapturedSearch:
             pairs.append((self._inputs.draft_prompts, requests.draft_prompts))
             pairs.append((self._inputs.draft_prompt_mask, requests.draft_prompt_mask))
         if requests.allowed is None:
-            self._allowed.fill_(True)
+            self._allowed.fill_(False)
+            self._allowed[:, : self._loaded.num_nodes] = True
         else:
             pairs.append((self._allowed, self._trie.in_room(requests.allowed)))
         for mine, theirs in pairs:

@@ -56,11 +56,10 @@ class FixedTrie:
         )
 
     def load(self, trie: ItemTrie) -> None:
-        """Copy a catalog into the arrays; nodes that it does not have become leaves that nothing leads to."""
+        """Copy a catalog into the arrays. What is left behind it is of nodes that nothing leads to or allows."""
         for name in NODE_COLUMNS:
             if (column := getattr(self._room, name)) is not None:
                 column[: trie.num_nodes].copy_(getattr(trie, name))
-                column[trie.num_nodes :].zero_()
         self._room._depth_bounds.copy_(trie._depth_bounds)
 
     def in_room(self, allowed: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from atspeed.decoding import (
     ItemTrie,
     LosslessSampling,
     ModelDrafter,
-    NoDrafter,
     RelaxedSampling,
     SpeculativeDecoder,
     StrictTopK,
@@ -186,7 +185,7 @@ def test_filters(drafter: str, verifier: str) -> None:
     execution = captured()
     expected, ours = (decoder_with(each, drafter, verifier) for each in (None, execution))
     seeds = torch.arange(3)
-    for share in (0.05, 0.5, 0.0, 1.0):
+    for share in (1.0, 0.5, 0.0, 0.05):
         wanted = torch.rand(3, len(SIDS), generator=torch.Generator().manual_seed(1)) < share
         answers = [each(PROMPTS, MASK, 5, ItemFilter(wanted), seeds) for each in (ours, expected)]
         assert_equal(*answers)
@@ -210,21 +209,25 @@ def test_an_answer_does_not_depend_on_what_shares_the_batch() -> None:
         assert alone.leaves.equal(together.leaves[row, None])
 
 
-def test_catalogs_are_exchanged_in_place() -> None:
+@pytest.mark.parametrize("verifier", ["strict", "bounded"])
+def test_catalogs_are_exchanged_in_place(verifier: str) -> None:
     execution = captured(room=1.0)
-    decoder = decoder_with(execution)
+    decoder, expected = (decoder_with(each, verifier=verifier) for each in (execution, None))
     decoder(PROMPTS, MASK, 5)
     first = execution.captures
     generator = torch.Generator().manual_seed(2)
-    for num_items in (90, 30, 80):
+    for num_items in (90, 12, 80, 7):
         trie = ItemTrie(random_sids(generator, num_items, [6, 5, 7]))
-        decoder.use_catalog(trie)
-        expected = SpeculativeDecoder(TARGET, trie, NoDrafter())(PROMPTS, MASK, 5)
-        assert_equal(decoder(PROMPTS, MASK, 5), expected)
+        for each in (decoder, expected):
+            each.use_catalog(trie)
+        ours, theirs = decoder(PROMPTS, MASK, 5), expected(PROMPTS, MASK, 5)
+        assert_equal(ours, theirs)
+        assert ours.accepted.equal(theirs.accepted), "the draft has the catalog, too"
         assert execution.captures == first
     trie = ItemTrie(random_sids(generator, 900, [9, 9, 9]))
-    decoder.use_catalog(trie)
-    assert_equal(decoder(PROMPTS, MASK, 5), SpeculativeDecoder(TARGET, trie, NoDrafter())(PROMPTS, MASK, 5))
+    for each in (decoder, expected):
+        each.use_catalog(trie)
+    assert_equal(decoder(PROMPTS, MASK, 5), expected(PROMPTS, MASK, 5))
     assert len(execution.captures) == 1, "the old capture is gone"
     assert execution.captures != first
 
