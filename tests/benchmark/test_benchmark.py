@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from atspeed.benchmark import Benchmark, Method
 from atspeed.benchmark.growth_record import grown_from
+from atspeed.benchmark.report.tables import tables_of
 from atspeed.data import EmbeddedCatalog, RecommendationData
-from atspeed.decoding import BoundedTopK, ModelDrafter, TrieDrafter
+from atspeed.decoding import BoundedTopK, Captured, ModelDrafter, NoDrafter, TrieDrafter
 from atspeed.models import Grown, Int8, ModelSource, NewModel, WeightOnly
 from atspeed.models.int8 import has_int8_products
 from atspeed.models.packing import has_packed_products
@@ -28,6 +29,9 @@ def measure(folder: Path, methods: dict[str, Method], target: ModelSource = TARG
     result = benchmark.run(RecommendationData(EmbeddedCatalog(num_users=40, num_items=140), max_history=8))
     written = json.loads((folder / "benchmark" / "benchmark.json").read_text())
     assert written == json.loads(json.dumps(asdict(result)))
+    page = (folder / "benchmark" / "benchmark.md").read_text()
+    assert page.startswith(f"{written['environment']['device']}; torch {torch.__version__}")
+    assert page.count("\n### ") == len(tables_of(result))
     return written
 
 
@@ -113,6 +117,31 @@ def test_what_was_grown_is_told_when_it_is_quantised_as_well(tmp_path: Path) -> 
     for quantised in (Int8(source), WeightOnly(source)):
         assert grown_from(quantised, model, data.encoder.vocabulary, tmp_path) == record
     assert grown_from(Int8(TARGET), model, data.encoder.vocabulary, tmp_path) is None
+
+
+def test_plain_beam_search_may_run_another_way_but_is_plain(tmp_path: Path) -> None:
+    methods = {
+        "trie": Method(TrieDrafter(64), execution=Captured((2,), (2,), (64,))),
+        "plain": Method(NoDrafter(), execution=Captured((2,), (2,), (64,))),
+        "plain_eager": Method(NoDrafter()),
+        "too_wide": Method(NoDrafter(), execution=Captured((5,))),
+    }
+    result = measure(tmp_path, methods, num_beams=(2,), batch_sizes=(2,))
+    generate, plain, trie, eager, too_wide = result["rows"]
+    assert [row["method"] for row in result["rows"]] == ["hf_generate", "plain", "trie", "plain_eager", "too_wide"]
+    assert [row["execution"] for row in result["rows"]] == [None, "Captured", "Captured", "Eager", "Eager"]
+    assert too_wide["capture_seconds"] is None
+    assert too_wide["phases_ms"]["target"] > 0
+    assert plain["identical_to_hf"] == trie["identical_to_hf"] == eager["identical_to_hf"] == 1
+    assert plain["capture_seconds"] > 0 < trie["capture_seconds"]
+    assert eager["capture_seconds"] is eager["peak_memory_gb"] is plain["phases_ms"] is generate["floor"] is None
+    assert eager["phases_ms"]["target"] > 0
+    for row in (plain, trie, eager):
+        assert 0 < row["floor"]["target_ms"] < row["floor"]["latency_ms"]
+    assert trie["target_calls"] < plain["target_calls"] == eager["target_calls"] == 4
+    assert not methods["plain"].execution.captures, "slots of one setting are released before the next one"
+    with pytest.raises(ValueError, match="methods.plain is TrieDrafter with StrictTopK"):
+        Benchmark(TARGET, {"plain": Method(TrieDrafter())})
 
 
 def test_null_requests_are_all_test_users(tmp_path: Path) -> None:
