@@ -1,0 +1,369 @@
+"""The shapes that others publish times of, with random weights and random catalogs.
+
+Usage: ``python -m scripts.gpu.peers --out results``; writes ``peers.json`` and ``peers.md``. Weights and catalogs are
+made on the machine. It takes under ten minutes on an H100 (it stops after nine and says what is missing); ``--tiny``
+runs all of it on a CPU, with small shapes.
+
+The peers, none of which is exact (each reports an overlap with something else):
+
+- NVIDIA recsys-examples, ``sid-gr-inference`` (README at commit f3da5b5): Qwen3-1.7B, 3 tokens, beam 256, an H100, no
+  reuse of prefixes. Its beams may be any three tokens of the vocabulary but the special ones: there is no catalog.
+- FlashRec 0.1.2: OneRec-1.7B, prompts of 2,465 tokens, n = 50, an RTX 5090: 15.1 requests per second.
+"""
+
+import argparse
+import copy
+import gc
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, Qwen3Config
+
+from atspeed.decoding import Decoded, Drafter, ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
+from atspeed.decoding.cost import CallShape
+from atspeed.decoding.cost.bare_calls import BareCall
+from atspeed.decoding.forward import cache_argument
+from scripts.gpu.measuring import (
+    Times,
+    as_graph,
+    default_device,
+    peak_gb,
+    random_model,
+    table,
+    take_times,
+    write_results,
+)
+
+SECONDS = 540
+LEVELS = 3
+EXECUTIONS = ("Eager", "Captured")
+DRAFT_LAYERS = 2
+SHRUNK = 2.0**-10
+"""What the layers behind the draft's are multiplied by, where they write to the residual stream."""
+SPREAD = 8.0
+"""What the embeddings are multiplied by, so that logits differ as much as those of a trained model."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A shape.
+
+    Attributes:
+        name: whose.
+        vocabulary: tokens of the model.
+        codes: of each of the three levels; the last tokens of the vocabulary.
+        items: semantic IDs, all different.
+        cases: prompt tokens, batch size and beam width K; more than one method only for those in ``published``.
+        published: what the peer publishes for a case, or None.
+    """
+
+    name: str
+    vocabulary: int
+    codes: int
+    items: int
+    cases: tuple[tuple[int, int, int], ...]
+    published: dict[tuple[int, int, int], str | None]
+
+
+NVIDIA_PUBLISHED: dict[tuple[int, int, int], str | None] = {
+    (1000, 1, 256): "17.6 ms (H100)",
+    (1000, 4, 256): "47.7 ms (H100)",
+    (1000, 8, 256): "93.2 ms (H100)",
+    (5000, 1, 256): "42.3 ms (H100)",
+}
+ONEREC_PUBLISHED = {(2465, 1, 50): "15.1 requests/s (RTX 5090)", (2465, 1, 512): None, (2465, 1, 1000): None}
+ONEREC_WIDTHS = (1, 2, 5, 10, 20, 50, 100, 256, 512, 1000)
+PEERS = (
+    Peer("NVIDIA, 3 × 8,192 codes", 151_936, 8192, 1_500_000, tuple(NVIDIA_PUBLISHED), NVIDIA_PUBLISHED),
+    Peer("NVIDIA, 3 × 256 codes", 151_936, 256, 1_500_000, tuple(NVIDIA_PUBLISHED), NVIDIA_PUBLISHED),
+    Peer("OneRec", 176_245, 8192, 1_500_000, tuple((2465, 1, width) for width in ONEREC_WIDTHS), ONEREC_PUBLISHED),
+)
+TINY_PUBLISHED: dict[tuple[int, int, int], str | None] = {(24, 2, 5): "1 ms (nowhere)"}
+TINY_PEERS = (
+    Peer("wide", 400, 100, 3000, ((24, 2, 5), (24, 1, 1), (24, 1, 60)), TINY_PUBLISHED),
+    Peer("narrow", 100, 6, 60, ((24, 2, 5),), TINY_PUBLISHED),
+)
+
+
+def qwen3(vocabulary: int, tiny: bool) -> Qwen3Config:
+    """Return the configuration of Qwen3-1.7B, or a tiny one, with another vocabulary."""
+    hidden, layers, heads, head_size = (64, 3, 2, 32) if tiny else (2048, 28, 16, 128)
+    return Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        head_dim=head_size,
+        max_position_embeddings=40_960,
+        tie_word_embeddings=True,
+    )
+
+
+@dataclass(frozen=True)
+class PeerRow:
+    """What a method took.
+
+    Attributes:
+        peer: whose shape.
+        prompt: tokens of every prompt.
+        batch_size: requests.
+        num_beams: K.
+        execution: class of the execution.
+        method: plain, trie or draft.
+        times: of a batch.
+        target_calls: of a request, the mean.
+        target_tokens: scored by the target in a batch, prompts and padding included.
+        peak_gb: most memory on the GPU beside models, catalog and what a captured shape keeps; None on a CPU.
+        kept_gb: what a captured shape keeps; None on a CPU.
+        capture_seconds: warm-up and capture, once for a shape; None for ``Eager``.
+        overlap: share of the answers that plain search by ``Eager`` gives, too.
+        illegal: answers that are no semantic ID of the catalog.
+        duplicates: answers that a request gets more than once.
+        prefill_ms: the prompts alone, causal attention without a mask, as one CUDA graph: no method can be faster.
+        decode_ms: the two calls for K tokens of plain search, the forward passes alone, as CUDA graphs.
+        published: the peer's.
+    """
+
+    peer: str
+    prompt: int
+    batch_size: int
+    num_beams: int
+    execution: str
+    method: str
+    times: Times
+    target_calls: float
+    target_tokens: int
+    peak_gb: float | None
+    kept_gb: float | None
+    capture_seconds: float | None
+    overlap: float
+    illegal: int
+    duplicates: int
+    prefill_ms: float
+    decode_ms: float
+    published: str | None
+
+
+def random_catalog(peer: Peer) -> ItemTrie:
+    """Return a trie over semantic IDs drawn without replacement, uniformly."""
+    generator = torch.Generator().manual_seed(0)
+    most = peer.codes**LEVELS
+    if most > 100 * peer.items:  # too many for a permutation, so many that hardly any is drawn twice
+        drawn = torch.randint(most, (2 * peer.items,), generator=generator).unique()
+        numbers = drawn[torch.randperm(len(drawn), generator=generator)[: peer.items]]
+    else:
+        numbers = torch.randperm(most, generator=generator)[: peer.items]
+    digits = torch.stack([numbers // peer.codes**level % peer.codes for level in reversed(range(LEVELS))], dim=1)
+    first = peer.vocabulary - LEVELS * peer.codes
+    return ItemTrie(first + peer.codes * torch.arange(LEVELS) + digits)
+
+
+@torch.no_grad()
+def target_and_draft(peer: Peer, device: torch.device, tiny: bool) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Return a target, and as its draft its first two layers, with the same embeddings.
+
+    The target's other layers add next to nothing, so the draft is almost always right: its times are the best that a
+    draft of this size can give, as plain search's are the worst.
+    """
+    target = random_model(qwen3(peer.vocabulary, tiny), device)
+    target.model.embed_tokens.weight.mul_(SPREAD)
+    for layer in target.model.layers[DRAFT_LAYERS:]:
+        for writer in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            writer.weight.mul_(SHRUNK)
+    config = copy.deepcopy(target.config)
+    config.num_hidden_layers = DRAFT_LAYERS
+    config.layer_types = config.layer_types[:DRAFT_LAYERS]
+    with torch.device("meta"):
+        draft = AutoModelForCausalLM.from_config(config, dtype=target.dtype).eval()
+    for name, module in target.model.named_children():
+        setattr(draft.model, name, module if name != "layers" else nn.ModuleList(module[:DRAFT_LAYERS]))
+    draft.lm_head = target.lm_head
+    return target, draft
+
+
+def drafters(num_beams: int) -> dict[str, Drafter]:
+    """Return the drafter of each method."""
+    return {
+        "plain": NoDrafter(),
+        "trie": TrieDrafter(max_nodes=256),
+        "draft": ModelDrafter(draft_beams=max(40, num_beams), gamma=LEVELS - 1),
+    }
+
+
+def floor(target: PreTrainedModel, prompts: Tensor, num_beams: int) -> tuple[float, float]:
+    """Return the milliseconds of the prompts alone, and of plain search's other forward passes alone."""
+    batch_size, length = prompts.shape
+
+    @torch.inference_mode()
+    def prefill() -> None:
+        cache = {cache_argument(type(target).forward): DynamicCache()}
+        target(input_ids=prompts, use_cache=True, logits_to_keep=1, **cache)
+
+    shapes = (CallShape(num_beams, batch_size, length + level * num_beams) for level in range(LEVELS - 1))
+    return take_times(as_graph(prefill)).median, sum(
+        take_times(as_graph(BareCall(target, shape))).median for shape in shapes
+    )
+
+
+class Case:
+    """A shape of requests: what its methods are measured with.
+
+    Args:
+        peer: the peer.
+        case: prompt tokens, batch size, K.
+        models: target and draft.
+        trie: the catalog.
+    """
+
+    def __init__(
+        self, peer: Peer, case: tuple[int, int, int], models: tuple[PreTrainedModel, PreTrainedModel], trie: ItemTrie
+    ) -> None:
+        length, batch_size, self.num_beams = case
+        self.peer, self.case, self.trie = peer, case, trie
+        self.target, self.draft = models
+        device = self.target.device
+        texts = peer.vocabulary - LEVELS * peer.codes
+        generator = torch.Generator().manual_seed(1)
+        self.prompts = torch.randint(1, texts, (batch_size, length), generator=generator).to(device)
+        self.mask = torch.ones_like(self.prompts, dtype=torch.bool)
+        self.prefill_ms, self.decode_ms = floor(self.target, self.prompts, self.num_beams)
+        self.reference: Tensor | None = None
+
+    def measure(self, execution_name: str, method: str) -> PeerRow:
+        """Return the row of a method; plain search by ``Eager`` must come first."""
+        execution = self._execution(execution_name)
+        drafter = drafters(self.num_beams)[method]
+        settings = {} if execution is None else {"execution": execution}
+        decode = SpeculativeDecoder(self.target, self.trie, drafter, draft=self.draft, **settings)
+        before = _allocated_gb()
+        decoded = decode(self.prompts, self.mask, self.num_beams)
+        kept = None if before is None else _allocated_gb() - before
+        if self.reference is None:
+            self.reference = decoded.leaves
+        times = take_times(lambda: decode(self.prompts, self.mask, self.num_beams))
+        peak = peak_gb(lambda: decode(self.prompts, self.mask, self.num_beams))
+        captures = getattr(execution, "captures", [])
+        row = self._row(execution_name, method, decoded, times, peak, kept, sum(each.seconds for each in captures))
+        if captures:
+            execution.release()
+        return row
+
+    def _execution(self, name: str):
+        if name == "Eager":
+            return None
+        from atspeed.decoding.execution import Captured
+
+        length, batch_size, num_beams = self.case
+        return Captured(num_beams=(num_beams,), batch_sizes=(batch_size,), prompt_lengths=(length,))
+
+    def _row(
+        self,
+        execution: str,
+        method: str,
+        decoded: Decoded,
+        times: Times,
+        peak: float | None,
+        kept: float | None,
+        capture_seconds: float,
+    ) -> PeerRow:
+        rows = decoded.leaves.tolist()
+        reference = self.reference.tolist()
+        num_answers = min(self.num_beams, self.trie.num_leaves)
+        length, batch_size, num_beams = self.case
+        same = sum(len(set(found) & set(expected)) for found, expected in zip(rows, reference, strict=True))
+        legal = self.trie.is_leaf(decoded.leaves) & (decoded.scores > -torch.inf)
+        return PeerRow(
+            peer=self.peer.name,
+            prompt=length,
+            batch_size=batch_size,
+            num_beams=num_beams,
+            execution=execution,
+            method=method,
+            times=times,
+            target_calls=float(decoded.target_calls.float().mean()),
+            target_tokens=sum(shape.total_tokens for shape in decoded.target_shapes),
+            peak_gb=peak,
+            kept_gb=kept,
+            capture_seconds=capture_seconds or None,
+            overlap=same / (batch_size * num_answers),
+            illegal=batch_size * num_answers - int(legal.sum()),
+            duplicates=sum(len(found) - len(set(found)) for found in rows),
+            prefill_ms=self.prefill_ms,
+            decode_ms=self.decode_ms,
+            published=self.peer.published.get(self.case),
+        )
+
+
+def _allocated_gb() -> float | None:
+    return torch.cuda.memory_allocated() / 1e9 if torch.cuda.is_available() else None
+
+
+def main() -> None:
+    """Measure, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--executions", nargs="+", default=EXECUTIONS, choices=EXECUTIONS)
+    parser.add_argument("--tiny", action="store_true", help="small shapes, for a CPU")
+    options = parser.parse_args()
+    end = time.perf_counter() + SECONDS
+    rows: list[PeerRow] = []
+    missing: list[str] = []
+    for peer in TINY_PEERS if options.tiny else PEERS:
+        trie = random_catalog(peer).to(default_device())
+        models = target_and_draft(peer, default_device(), options.tiny)
+        for shape in peer.cases:
+            if time.perf_counter() > end:
+                missing.append(f"{peer.name} {shape}")
+                continue
+            case = Case(peer, shape, models, trie)
+            methods = drafters(1) if shape in peer.published else ["plain"]
+            for execution in options.executions if shape in peer.published else ["Eager"]:
+                rows += [case.measure(execution, method) for method in methods]
+                write(options.out, rows, missing)
+        del models
+        gc.collect()  # a model is a cycle of references, and the next one needs its memory
+    write(options.out, rows, missing)
+
+
+def write(folder: Path, rows: list[PeerRow], missing: list[str]) -> None:
+    """Write the table."""
+    header = (
+        *("peer", "prompt", "batch", "K", "execution", "method", "ms", "p90", "wall ms", "published"),
+        *("prefill alone ms", "decode alone ms", "calls", "tokens", "peak GB", "kept GB", "capture s"),
+        *("overlap", "illegal", "duplicates"),
+    )
+    cells = [
+        (
+            *(row.peer, row.prompt, row.batch_size, row.num_beams, row.execution, row.method),
+            *(row.times.median, row.times.p90, row.times.wall, row.published, row.prefill_ms, row.decode_ms),
+            *(row.target_calls, row.target_tokens, row.peak_gb, row.kept_gb, row.capture_seconds),
+            *(row.overlap, row.illegal, row.duplicates),
+        )
+        for row in rows
+    ]
+    notes = [
+        "Times of a batch by CUDA events (median, p90) and wall clock (median), on a CPU wall time. The published "
+        "times are NVIDIA's sid-gr-inference (H100) and FlashRec 0.1.2 (RTX 5090), measured by their authors.",
+        "Prefill alone: the prompts, causal attention without a mask. Decode alone: plain search's two calls for K "
+        "tokens each, forward passes only. Both as CUDA graphs; their sum is the floor of plain search.",
+        "Assumed: Qwen3-1.7B's shape with tied embeddings and random weights in bfloat16. NVIDIA: its vocabulary of "
+        "151,936 tokens; NVIDIA publishes no catalog (beams may be any tokens), so 1.5 million random semantic IDs of "
+        "3 × 8,192 codes, and of 3 × 256. OneRec: 176,245 tokens, Qwen3's 151,669 and 3 × 8,192 codes, of which 1.5 "
+        "million random semantic IDs. Codes are drawn uniformly; real ones are not.",
+        "Method draft: the draft is the target's first two layers, of which the others change little: it is almost "
+        "always right, so the row is the best that such a draft can give. N = K, at least 40.",
+        "Overlap: with plain search by Eager. In bfloat16 rounding decides near-ties. 1.5 million semantic IDs of a "
+        "random catalog are closer to each other than real ones.",
+    ]
+    if missing:
+        notes.append(f"Not run, for lack of time: {'; '.join(missing)}.")
+    write_results(folder, "peers", "Shapes of others, random weights", notes, rows, table(header, cells))
+
+
+if __name__ == "__main__":
+    main()
