@@ -16,7 +16,7 @@ from atspeed.cli.parser import PARSER_SETTINGS, Parser
 from atspeed.cli.shipped_configs import CONFIGS, find_config
 from atspeed.cli.trainer_cli import AtSpeedCLI
 from atspeed.data import GivenSplit, GlobalTime, LeaveOneOut, RecommendationData, Splitter
-from atspeed.decoding import BoundedTopK, LosslessSampling, RelaxedSampling, StrictTopK
+from atspeed.decoding import BoundedTopK, Captured, LosslessSampling, RelaxedSampling, StrictTopK
 from atspeed.losses import AtSpeedR, AtSpeedS, ScoreRegression
 from atspeed.models import Checkpoint, Exported, Grown, LoRA
 from atspeed.models.growth import grown_config
@@ -200,13 +200,16 @@ def test_the_benchmark_config_instantiates() -> None:
     assert type(objects.benchmark.methods["draft_lossless"].verifier) is LosslessSampling
 
 
-def test_the_benchmark_of_real_size_grows_both_models_and_checks_their_shapes() -> None:
+@pytest.mark.parametrize("name", ["benchmark-large", "benchmark-7b"])
+def test_the_benchmarks_of_real_size_grow_both_models_and_check_their_shapes(name: str) -> None:
     parser = Parser(**PARSER_SETTINGS)
     parser.add_class_arguments(Benchmark, "benchmark")
-    content = yaml.safe_load((CONFIGS / "benchmark-large.yaml").read_text())
+    content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     content.pop("data")
     benchmark = parser.instantiate(parser.parse_object({"benchmark": content})).benchmark
-    assert list(benchmark.methods)[:3] == ["plain", "trie", "draft"]
+    assert {"plain", "trie", "draft", "price_aware"} <= {*benchmark.methods}
+    captured = {name for name, method in benchmark.methods.items() if isinstance(method.execution, Captured)}
+    assert captured == (benchmark.methods.keys() - {"plain_eager"} if name == "benchmark-7b" else set())
     assert {type(method.verifier) for method in benchmark.methods.values()} == {
         StrictTopK,
         BoundedTopK,
@@ -236,7 +239,7 @@ def test_the_documented_grown_target_instantiates() -> None:
 
 def test_all_configs_are_tried() -> None:
     tried = {"target", "draft", "strict", "relaxed", "recommend", "tune"}
-    tried |= {"benchmark", "benchmark-alignment", "benchmark-large"}
+    tried |= {"benchmark", "benchmark-alignment", "benchmark-large", "benchmark-7b"}
     overlays = {f"prompts/{name}" for name in PROMPTS} | {
         "losses/best",
         "models/llama-7b",

@@ -1,8 +1,7 @@
 """Side-by-side measurement: every request goes through every method in turn."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,32 +9,28 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from atspeed.benchmark.agreement import Answer, answers_of
 from atspeed.benchmark.draft_coverage import measure_coverage
+from atspeed.benchmark.floor import FloorMeter, weight_bytes
 from atspeed.benchmark.growth_record import grown_from
 from atspeed.benchmark.loading import ModelLoader, pick_device
-from atspeed.benchmark.measurement import ItemsOf, Measurement, items_by_tokens
+from atspeed.benchmark.measurement import items_by_tokens
 from atspeed.benchmark.method import Method
-from atspeed.benchmark.method_row import MethodRow
-from atspeed.benchmark.near_ties import count_near_ties, tie_tolerance
-from atspeed.benchmark.phases import measure_phases
-from atspeed.benchmark.prediction import PredictionRow, Predictions, Predictor
-from atspeed.benchmark.reference import HFGenerate, reference_for
+from atspeed.benchmark.near_ties import tie_tolerance
+from atspeed.benchmark.prediction import Predictions, Predictor
+from atspeed.benchmark.reference import reference_for
 from atspeed.benchmark.report.output import report
 from atspeed.benchmark.report.tables import tables_of
 from atspeed.benchmark.rows import BenchmarkEnvironment, BenchmarkResult, BenchmarkSetting, CoverageRow
-from atspeed.benchmark.timing import time_interleaved
+from atspeed.benchmark.side_by_side import SideBySide
 from atspeed.checks import require_at_least
 from atspeed.data import RecommendationData, RequestBatch
 from atspeed.decoding import (
     BoundedTopK,
-    Decoded,
-    ItemTrie,
     ModelDrafter,
     NoDrafter,
     RelaxedSampling,
     SpeculativeDecoder,
-    request_seeds,
+    StrictTopK,
 )
 from atspeed.decoding.cost import ModelSize, measured_cost
 from atspeed.models import ModelSource, dtype_name, is_packed, pack_linears
@@ -43,23 +38,22 @@ from atspeed.provenance import provenance
 from atspeed.recommender.calibration_file import load_calibration
 from atspeed.recommender.cost_file import load_costs
 
-Answers = Callable[[RequestBatch], tuple[list[Answer], Decoded | None]]
-"""Batch → answers, and what speculation did, if any."""
-
 
 @dataclass(frozen=True)
-class _Loaded:
-    """The models of a run, and who answers with them: a decoder for each method and each point of a curve."""
+class Loaded:
+    """What was loaded for a run.
+
+    Attributes:
+        setting: what is measured.
+        draft: the draft, if there is one.
+        draft_tokens: see :class:`SpeculativeDecoder`.
+        compared: all who are compared.
+    """
 
     setting: BenchmarkSetting
-    items_of: ItemsOf
-    trie: ItemTrie
-    draft_tokens: Tensor | None
-    target: PreTrainedModel
     draft: PreTrainedModel | None
-    predictor: Predictor
-    reference: HFGenerate
-    decoders: dict[str, SpeculativeDecoder]
+    draft_tokens: Tensor | None
+    compared: SideBySide
 
 
 class Benchmark:
@@ -76,7 +70,8 @@ class Benchmark:
 
     Args:
         target: the model whose answer counts.
-        methods: the speculative methods, name → drafter and verifier.
+        methods: the speculative methods, name → drafter, verifier and execution. One of the name ``plain`` takes the
+            place of plain beam search under ``Eager``, which is measured otherwise: the same under another execution.
         draft: the model of the drafters that need one.
         num_beams: the beam widths K.
         batch_sizes: requests decoded together; a latency is per batch. They replace ``data.batch_size``.
@@ -87,7 +82,7 @@ class Benchmark:
         temperatures: those of the same curve of relaxed verification, if there is a draft; leave it empty for semantic
             IDs of different lengths.
         num_warmup: number of batches to warm up with.
-        profiled_batches: on about how many batches to measure phases; 0 leaves out phases and predictions.
+        profiled_batches: on about how many batches to measure phases and floor; 0 leaves them out, and predictions.
         num_threads: CPU threads of torch.
         pack_weights: let the engine run on packed weights (:func:`atspeed.models.pack_linears`). ``hf_generate``
             runs the model as ``transformers`` loads it if its dtype is float32. A bfloat16 target is not copied:
@@ -127,9 +122,15 @@ class Benchmark:
             ("draft_widths", draft_widths),
         ):
             require_at_least(1, **{f"{name}[{index}]": value for index, value in enumerate(values)})
+        self.methods = {"plain": Method(NoDrafter()), **methods}
+        plain = self.methods["plain"]
+        if not (isinstance(plain.drafter, NoDrafter) and isinstance(plain.verifier, StrictTopK)):
+            raise ValueError(
+                f"methods.plain is {type(plain.drafter).__name__} with {type(plain.verifier).__name__}; the others are "
+                "compared with plain beam search, NoDrafter with StrictTopK: give this method another name"
+            )
         self.target_source = target
         self.draft_source = draft
-        self.methods = {"plain": Method(NoDrafter()), **methods}
         self.num_beams = num_beams
         self.batch_sizes = batch_sizes
         self.num_requests = num_requests
@@ -153,29 +154,32 @@ class Benchmark:
 
         data.num_test_users = self.num_requests
         data.setup("test")
-        loaded = self._load(data)
+        loaded = self.load(data)
         requests, rows, predicted = data.test_requests(), [], []
         for batch_size in self.batch_sizes:
             batches = data.batches_by_length(requests, batch_size, self.device)
             for width in self.num_beams:
                 with_curves = (batch_size, width) == (self.batch_sizes[0], max(self.num_beams))
-                names = [name for name in loaded.decoders if with_curves or name in self.methods]
-                measured, predictions = self._measure(loaded, names, width, batches, batch_size)
+                names = [name for name in loaded.compared.decoders if with_curves or name in self.methods]
+                measured, predictions = loaded.compared.measure(names, {*self.methods}, width, batch_size, batches)
                 rows += measured
                 predicted += predictions
+        meter = loaded.compared.floor_meter
         result = BenchmarkResult(
-            environment=BenchmarkEnvironment(**provenance(self.device), dtype=dtype_name(loaded.target)),
+            environment=BenchmarkEnvironment(**provenance(self.device), dtype=dtype_name(loaded.compared.target)),
             setting=loaded.setting,
             rows=[row for row in rows if row.method not in self.curves],
             curves=[row for row in rows if row.method in self.curves],
             coverage=self._measure_coverage(loaded, data.batches_by_length(requests, 1, self.device)),
-            predictions=Predictions.of(loaded.predictor.cost, predicted),
+            predictions=Predictions.of(loaded.compared.predictor.cost, predicted),
+            copy_gb_per_second=meter.bandwidth / 1e9 if meter else None,
         )
         folder, tables = self.out / "benchmark", tables_of(result)
         report(result, folder / "benchmark.json", tables, write_report(result, tables, folder))
         return result
 
-    def _load(self, data: RecommendationData) -> _Loaded:
+    def load(self, data: RecommendationData) -> Loaded:
+        """Load the models, and put together all who are compared; the data are set up already."""
         loader = ModelLoader(data, self.out, self.device, self.num_threads)
         target = loader.load(self.target_source, data.encoder)
         needs_draft = any(method.drafter.needs_draft for method in self.methods.values())
@@ -183,6 +187,7 @@ class Benchmark:
         target_parameters = target.num_parameters()  # counted before packing, which hides them
         draft_parameters = draft.num_parameters() if draft else None
         sizes = ModelSize.of(target), ModelSize.of(draft) if draft else None
+        num_bytes = weight_bytes(target), weight_bytes(draft) if draft else 0
         # hf_generate runs the model as transformers loads it, but of a bfloat16 target, large as a rule, there is no
         # second copy.
         reference = target if target.dtype == torch.bfloat16 else copy.deepcopy(target)
@@ -206,109 +211,44 @@ class Benchmark:
         needs_cost = any(method.drafter.needs_cost for method in self.methods.values())
         load_costs(self.out, target, self.target_source, draft if needs_cost else None, self.draft_source)
         load_calibration(draft, self.draft_source, self.target_source, self.out)
-        decoders = {
-            name: SpeculativeDecoder(
-                target, loader.trie, method.drafter, method.verifier, draft, draft_tokens=loader.draft_tokens
-            )
-            for name, method in {**self.methods, **(self.curves if draft else {})}.items()
-        }
-        return _Loaded(
-            setting=setting,
-            items_of=items_by_tokens(data.encoder.spelling.sids),
-            trie=loader.trie,
-            draft_tokens=loader.draft_tokens,
+        methods = {**self.methods, **(self.curves if draft else {})}
+        compared = SideBySide(
             target=target,
-            draft=draft,
-            predictor=Predictor(measured_cost(target), *sizes),
+            trie=loader.trie,
+            items_of=items_by_tokens(data.encoder.spelling.sids),
             reference=reference_for(reference, data.encoder),
-            decoders=decoders,
+            methods=methods,
+            decoders={
+                name: SpeculativeDecoder(
+                    target,
+                    loader.trie,
+                    method.drafter,
+                    method.verifier,
+                    draft,
+                    draft_tokens=loader.draft_tokens,
+                    execution=method.execution,
+                )
+                for name, method in methods.items()
+            },
+            predictor=Predictor(measured_cost(target), *sizes),
+            floor_meter=FloorMeter(target, draft, *num_bytes) if self.profiled_batches else None,
+            tie_tolerance=setting.tie_tolerance,
+            num_warmup=self.num_warmup,
+            profiled_batches=self.profiled_batches,
+            seed=self.seed,
         )
+        return Loaded(setting, draft, loader.draft_tokens, compared)
 
-    def _measure_coverage(self, loaded: _Loaded, batches: list[RequestBatch]) -> list[CoverageRow]:
+    def _measure_coverage(self, loaded: Loaded, batches: list[RequestBatch]) -> list[CoverageRow]:
         if loaded.draft is None or not self.coverage_beams:
             return []
         tracked = track(batches, "coverage", transient=True)
         return measure_coverage(
-            loaded.target,
+            loaded.compared.target,
             loaded.draft,
-            loaded.trie,
+            loaded.compared.trie,
             loaded.draft_tokens,
             tracked,
             self.num_beams,
             self.coverage_beams,
         )
-
-    def _measure(
-        self, loaded: _Loaded, names: list[str], num_beams: int, batches: list[RequestBatch], batch_size: int
-    ) -> tuple[list[MethodRow], list[PredictionRow]]:
-        """Return the rows of ``transformers.generate`` and the named methods at one beam width and batch size."""
-        methods = {**self.methods, **self.curves}
-        answers_by = {
-            "hf_generate": _by_reference(loaded.reference, num_beams),
-            **{name: _by_decoder(loaded.decoders[name], num_beams, self.seed) for name in names},
-        }
-        measured = {
-            name: Measurement(name, methods.get(name), loaded.items_of, loaded.trie.num_levels, num_beams, batch_size)
-            for name in answers_by
-        }
-        title = f"K = {num_beams}, batches of {batch_size}"
-        for batch, done in time_interleaved(answers_by, batches, self.num_warmup, self.seed, title):
-            for name, (seconds, (answers, decoded)) in done.items():
-                measured[name].add(seconds, answers, decoded, batch.truth.cpu())
-        profiled = slice(None, None, max(1, len(batches) // max(1, self.profiled_batches)))
-        rows, predictions = [], []
-        for name, measurement in measured.items():
-            phases = None
-            if name in self.methods and self.profiled_batches:
-                phases = measure_phases(loaded.decoders[name], batches[profiled], num_beams)
-            row = measurement.row(measured["hf_generate"], measured["plain"], phases)
-            rows.append(row)
-            if phases and row.verification == "strict":
-                predictions.append(
-                    loaded.predictor.row(
-                        method=name,
-                        num_beams=num_beams,
-                        batch_size=batch_size,
-                        target_ms=phases["target"],
-                        profiled=measurement.calls[profiled],
-                        calls=measurement.calls,
-                        plain=measured["plain"].calls,
-                    )
-                )
-        if loaded.setting.tie_tolerance is not None:
-            near_ties = count_near_ties(
-                {row.method: measured[row.method].answers for row in rows if row.verification == "strict"},
-                measured["hf_generate"].answers,
-                batches,
-                loaded.target,
-                loaded.trie,
-                loaded.items_of,
-                num_beams,
-                loaded.setting.tie_tolerance,
-            )
-            rows = [replace(row, near_ties=near_ties.get(row.method)) for row in rows]
-        by_trie = [row for row in rows if (row.drafter, row.verification) == ("TrieDrafter", "strict")]
-        fewest = min((row.target_calls for row in by_trie if row.target_calls is not None), default=None)
-        rows = [
-            replace(row, trie_target_calls=fewest)
-            if row.method in methods and methods[row.method].drafter.needs_draft
-            else row
-            for row in rows
-        ]
-        return rows, predictions
-
-
-def _by_decoder(decoder: SpeculativeDecoder, num_beams: int, seed: int) -> Answers:
-    def answer(batch: RequestBatch) -> tuple[list[Answer], Decoded | None]:
-        seeds = request_seeds(seed, batch.rows)
-        decoded = decoder(**batch.decoder_inputs, num_beams=num_beams, seeds=seeds)
-        return answers_of(decoder.trie.tokens(decoded.leaves), decoded.scores), decoded  # waits for the device
-
-    return answer
-
-
-def _by_reference(generate: HFGenerate, num_beams: int) -> Answers:
-    def answer(batch: RequestBatch) -> tuple[list[Answer], Decoded | None]:
-        return answers_of(*generate(batch.prompts, batch.prompt_mask, num_beams)), None
-
-    return answer

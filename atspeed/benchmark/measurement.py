@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,8 +12,9 @@ from atspeed.benchmark.agreement import SID, Answer, overlap, score_gap
 from atspeed.benchmark.method import Method
 from atspeed.benchmark.method_row import Latency, MethodRow
 from atspeed.benchmark.prediction import BatchCalls
-from atspeed.benchmark.timing import median_ratio
+from atspeed.benchmark.timing import Took, median_ratio
 from atspeed.decoding import BoundedTopK, Decoded, StrictTopK
+from atspeed.decoding.cost import CallShape
 from atspeed.metrics import Speculation, exact_share, ndcg_at_k, recall_at_k
 
 ItemsOf = dict[SID, list[int]]
@@ -70,7 +71,7 @@ class Measurement:
     num_levels: int
     num_beams: int
     batch_size: int
-    seconds: list[float] = field(default_factory=list)
+    took: list[Took] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     recalls: list[float] = field(default_factory=list)
     ndcgs: list[float] = field(default_factory=list)
@@ -80,16 +81,27 @@ class Measurement:
     def __post_init__(self) -> None:
         self.speculation = Speculation(self.num_levels)
 
-    def add(self, seconds: float, answers: list[Answer], decoded: Decoded | None, truth: Tensor) -> None:
+    @property
+    def seconds(self) -> list[float]:
+        """Wall time of each batch."""
+        return [took.seconds for took in self.took]
+
+    @property
+    def extra_bytes(self) -> int | None:
+        """The most memory on the GPU beyond what was allocated before; None on a CPU."""
+        known = [took.extra_bytes for took in self.took if took.extra_bytes is not None]
+        return max(known, default=None)
+
+    def add(self, took: Took, answers: list[Answer], decoded: Decoded | None, truth: Tensor) -> None:
         """Add a batch.
 
         Args:
-            seconds: its wall time.
+            took: what it took.
             answers: the method's.
             decoded: what speculation did; None for ``transformers.generate``.
             truth: the true items, padded with -1, ``[B, R]``, int64, on the CPU.
         """
-        self.seconds.append(seconds)
+        self.took.append(took)
         self.answers += answers
         if decoded is not None:
             self.calls.append(BatchCalls(decoded.target_shapes, decoded.draft_shapes))
@@ -102,13 +114,12 @@ class Measurement:
         self.recalls += recall_at_k(padded, truth, self.num_beams).tolist()
         self.ndcgs += ndcg_at_k(padded, truth, self.num_beams).tolist()
 
-    def row(self, reference: "Measurement", plain: "Measurement", phases_ms: dict[str, float] | None) -> MethodRow:
-        """Return the row of the method, with ``trie_target_calls`` and ``near_ties`` left to fill in.
+    def row(self, reference: "Measurement", plain: "Measurement") -> MethodRow:
+        """Return the row of the method, with what is measured apart from its answers left to fill in.
 
         Args:
             reference: the measurement of ``transformers.generate``, with the same batches.
             plain: that of plain beam search.
-            phases_ms: milliseconds per batch of each phase, if they were measured.
         """
         drafter, verifier = (self.method.drafter, self.method.verifier) if self.method else (None, None)
         strict = verifier is None or isinstance(verifier, StrictTopK)  # others may differ, and are not compared
@@ -123,6 +134,7 @@ class Measurement:
             values = {name: float(value) for name, value in self.speculation.compute().items()}
             counts = {name: None if math.isnan(value) else value for name, value in values.items()}
         levels = range(self.num_levels - 1)
+        device_seconds = [took.device_seconds for took in self.took if took.device_seconds is not None]
         return MethodRow(
             method=self.name,
             drafter=type(drafter).__name__ if drafter else None,
@@ -133,11 +145,7 @@ class Measurement:
             num_beams=self.num_beams,
             batch_size=self.batch_size,
             requests=requests,
-            latency_ms=Latency(
-                median=1000 * statistics.median(self.seconds),
-                mean=1000 * statistics.mean(self.seconds),
-                p90=1000 * float(torch.tensor(self.seconds, dtype=torch.float64).quantile(0.9)),
-            ),
+            latency_ms=Latency.of(self.seconds),
             requests_per_second=requests / sum(self.seconds),
             speedup_vs_hf=median_ratio(reference.seconds, self.seconds),
             speedup_vs_plain=median_ratio(plain.seconds, self.seconds),
@@ -163,6 +171,18 @@ class Measurement:
             ndcg_error=standard_error(self.ndcgs),
             ndcg_difference=ndcg_difference[0],
             ndcg_difference_interval=ndcg_difference[1],
-            phases_ms=phases_ms,
+            phases_ms=None,
             trie_target_calls=None,
+            execution=type(self.method.execution).__name__ if self.method else None,
+            device_ms=Latency.of(device_seconds) if device_seconds else None,
+            target_tokens=_total_tokens(batch.target for batch in self.calls) / requests if self.calls else None,
+            draft_tokens=_total_tokens(batch.draft for batch in self.calls) / requests if self.calls else None,
+            peak_memory_gb=None,
+            capture_seconds=None,
+            kernel_ms=None,
+            floor=None,
         )
+
+
+def _total_tokens(batches: Iterable[Sequence[CallShape]]) -> int:
+    return sum(shape.total_tokens for calls in batches for shape in calls)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from atspeed.decoding import Drafter, StrictTopK, Verifier
+from atspeed.decoding import Drafter, Eager, Execution, StrictTopK, Verifier
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,9 @@ class Method:
     Args:
         drafter: who proposes.
         verifier: what is accepted.
+        execution: how rounds are run.
     """
 
     drafter: Drafter
     verifier: Verifier = field(default_factory=StrictTopK)
+    execution: Execution = field(default_factory=Eager)

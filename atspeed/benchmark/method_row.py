@@ -1,6 +1,13 @@
 """What the benchmark says of a method, as a record of ``benchmark.json``."""
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from atspeed.benchmark.floor import Floor
 
 
 @dataclass(frozen=True)
@@ -10,6 +17,15 @@ class Latency:
     median: float
     mean: float
     p90: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Self:
+        """Sum up the seconds of batches."""
+        return cls(
+            median=1000 * statistics.median(seconds),
+            mean=1000 * statistics.mean(seconds),
+            p90=1000 * float(np.quantile(seconds, 0.9)),
+        )
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,18 @@ class MethodRow:
         ndcg_difference_interval: as ``recall_difference_interval``.
         phases_ms: milliseconds per batch of each phase; None for points of a curve and ``transformers.generate``.
         trie_target_calls: for a method with a draft, the fewest target calls of a strict ``TrieDrafter`` method.
+        execution: class of the execution, ``Eager`` or ``Captured``; None for ``transformers.generate``.
+        device_ms: as ``latency_ms``, by CUDA events (:class:`atspeed.benchmark.timing.Took`); None on a CPU.
+        target_tokens: tokens in the target's forward passes, per request, padding included; None for
+            ``transformers.generate``.
+        draft_tokens: the same for the draft.
+        peak_memory_gb: most memory on the GPU, 10⁹ bytes: the models, what the method's captures hold, and what a batch
+            allocates beyond that; None on a CPU.
+        capture_seconds: time to warm up and capture what the method replays at this beam width and batch size; None
+            where nothing is captured.
+        kernel_ms: milliseconds per profiled batch in which the GPU ran a kernel; None on a CPU, and where no batch is
+            profiled.
+        floor: the least that its calls take; None for ``transformers.generate`` and where no batch is profiled.
     """
 
     method: str
@@ -98,3 +126,11 @@ class MethodRow:
     ndcg_difference_interval: float | None
     phases_ms: dict[str, float] | None
     trie_target_calls: float | None
+    execution: str | None
+    device_ms: Latency | None
+    target_tokens: float | None
+    draft_tokens: float | None
+    peak_memory_gb: float | None
+    capture_seconds: float | None
+    kernel_ms: float | None
+    floor: Floor | None

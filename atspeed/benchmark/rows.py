@@ -82,6 +82,8 @@ class BenchmarkResult:
             batch size.
         coverage: of the draft; empty without a draft.
         predictions: what the cost of a call says of the strict rows.
+        copy_gb_per_second: 10⁹ bytes per second, read and written, of a large copy on the device, by which the floor
+            goes; None where no batch is profiled.
     """
 
     environment: BenchmarkEnvironment
@@ -90,6 +92,7 @@ class BenchmarkResult:
     curves: list[MethodRow]
     coverage: list[CoverageRow]
     predictions: Predictions
+    copy_gb_per_second: float | None
 
     @property
     def batch_size(self) -> int:

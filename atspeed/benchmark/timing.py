@@ -1,12 +1,13 @@
-"""Wall times of several methods side by side: how they are measured, and what may be said of their ratios."""
+"""Times of several methods side by side: how they are measured, and what may be said of their ratios."""
 
 import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import torch
 from rich.progress import track
 
 from atspeed.data import RequestBatch
@@ -15,34 +16,76 @@ FEWEST_VALUES = 6  # fewer have no 95 % interval of their median
 AnswerType = TypeVar("AnswerType")
 
 
+class Took(NamedTuple):
+    """What an answer took.
+
+    Attributes:
+        seconds: wall time, from the call until the device has finished.
+        device_seconds: time between two CUDA events, before the call and behind its last kernel; None on a CPU. What
+            the process does after the last kernel is not in it.
+        extra_bytes: the most memory on the GPU, beyond what was allocated before; None on a CPU.
+    """
+
+    seconds: float
+    device_seconds: float | None = None
+    extra_bytes: int | None = None
+
+
+def take_time(
+    method: Callable[[RequestBatch], AnswerType], batch: RequestBatch, device: torch.device
+) -> tuple[Took, AnswerType]:
+    """Return what a method's answer to a batch took, and the answer.
+
+    Args:
+        method: answers a batch; it need not wait for the device.
+        batch: the requests.
+        device: where it is answered.
+    """
+    if device.type != "cuda":
+        start = time.perf_counter()
+        answer = method(batch)
+        return Took(time.perf_counter() - start), answer
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start = time.perf_counter()
+    first.record()
+    answer = method(batch)
+    last.record()
+    torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - start
+    extra = torch.cuda.max_memory_allocated(device) - before
+    return Took(seconds, first.elapsed_time(last) / 1000, extra), answer
+
+
 def time_interleaved(
     methods: Mapping[str, Callable[[RequestBatch], AnswerType]],
     batches: list[RequestBatch],
     num_warmup: int,
     seed: int,
     title: str,
-) -> Iterator[tuple[RequestBatch, dict[str, tuple[float, AnswerType]]]]:
+    device: torch.device,
+) -> Iterator[tuple[RequestBatch, dict[str, tuple[Took, AnswerType]]]]:
     """Send every batch through all methods one after the other, in a random order that changes from batch to batch.
 
     So a slow moment of the machine affects all methods, and none always profits from the caches that another leaves.
 
     Args:
-        methods: name → function that answers a batch and waits for the device.
+        methods: name → function that answers a batch; it need not wait for the device.
         batches: requests.
         num_warmup: number of first batches that are answered once more beforehand, without being measured.
         seed: of the order.
         title: of the progress bar.
+        device: where they answer.
 
     Yields:
-        each batch, with the wall time in seconds and the answer of each method.
+        each batch, with what each method took and its answer.
     """
     warmup, order = batches[:num_warmup], random.Random(seed)
     for number, batch in enumerate(track([*warmup, *batches], title, transient=True)):
-        done = {}
-        for name in order.sample(list(methods), len(methods)):
-            start = time.perf_counter()
-            answer = methods[name](batch)
-            done[name] = time.perf_counter() - start, answer
+        names = order.sample(list(methods), len(methods))
+        done = {name: take_time(methods[name], batch, device) for name in names}
         if number >= len(warmup):
             yield batch, done
 

@@ -201,9 +201,9 @@ class Tuner:
         methods = {name: _answers_by(decoder, self.num_beams) for name, decoder in decoders.items()}
         seconds: Seconds = {name: [] for name in decoders}
         counts = {name: Speculation(next(iter(decoders.values())).trie.num_levels).to(self.device) for name in decoders}
-        for _, done in time_interleaved(methods, batches, self.num_warmup, self.seed, title):
-            for name, (elapsed, decoded) in done.items():
-                seconds[name].append(elapsed)
+        for _, done in time_interleaved(methods, batches, self.num_warmup, self.seed, title, self.device):
+            for name, (took, decoded) in done.items():
+                seconds[name].append(took.seconds)
                 counts[name].update(decoded.target_calls, decoded.draft_calls, decoded.accepted, decoded.drafted)
         rows = []
         for name in decoders:
@@ -226,9 +226,7 @@ class Tuner:
 
 def _answers_by(decoder: SpeculativeDecoder, num_beams: int) -> Callable[[RequestBatch], Decoded]:
     def answer(batch: RequestBatch) -> Decoded:
-        decoded = decoder(**batch.decoder_inputs, num_beams=num_beams)
-        decoded.leaves.tolist()  # waits for the device
-        return decoded
+        return decoder(**batch.decoder_inputs, num_beams=num_beams)
 
     return answer
 

@@ -19,7 +19,7 @@ from atspeed.catalog import CollisionRule
 from atspeed.cli.messages import EXPLAINED, USAGE_ERROR, fail, report, suggestion
 from atspeed.cli.shipped_configs import find_config
 from atspeed.data import DatasetWriter, InteractionSource, Splitter
-from atspeed.decoding import Drafter, Verifier
+from atspeed.decoding import Drafter, Execution, Verifier
 from atspeed.losses import AlignmentLoss
 from atspeed.models import ModelSource
 from atspeed.modules import StageModule
@@ -31,7 +31,7 @@ T = TypeVar("T")
 PARSER_SETTINGS: dict[str, Any] = {"parser_mode": "omegaconf"}
 PLUG_INS = (
     *(InteractionSource, Splitter, DatasetWriter, CollisionRule, Prompt),
-    *(ModelSource, AlignmentLoss, Drafter, Verifier, StageModule, Callback),
+    *(ModelSource, AlignmentLoss, Drafter, Verifier, Execution, StageModule, Callback),
 )
 """Classes whose subclasses are named without their package, which works for what has been imported."""
 

@@ -11,6 +11,7 @@ from atspeed.decoding.drafters.model_drafter import ModelDrafter
 from atspeed.decoding.drafters.no_drafter import NoDrafter
 from atspeed.decoding.drafters.price_aware_drafter import PriceAwareDrafter
 from atspeed.decoding.drafters.trie_drafter import TrieDrafter
+from atspeed.decoding.execution import Captured, Eager, Execution
 from atspeed.decoding.filters import ItemFilter
 from atspeed.decoding.request_noise import RequestNoise, request_seeds
 from atspeed.decoding.scored_prefixes import ScoredPrefixes
@@ -29,8 +30,11 @@ __all__ = [
     "ROOT",
     "Beams",
     "BoundedTopK",
+    "Captured",
     "Decoded",
     "Drafter",
+    "Eager",
+    "Execution",
     "HybridDrafter",
     "ItemFilter",
     "ItemTrie",

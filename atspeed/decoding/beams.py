@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from atspeed.decoding.scorer import PrefixScorer
+from atspeed.decoding.sizing import Measured
 from atspeed.decoding.trie import ROOT, ItemTrie
 
 
@@ -58,9 +59,9 @@ class Beams(NamedTuple):
         """Return the beams of some requests."""
         return Beams(*(part[rows] for part in self))
 
-    def where(self, rows: Tensor, other: "Beams") -> "Beams":
+    def where(self, rows: Tensor, other: "Beams", sizing: Measured) -> "Beams":
         """Return these beams for the requests where ``rows`` (bool) is True, and the other ones elsewhere."""
-        if rows.all():  # by far the most common case
+        if sizing.all(rows):  # by far the most common case
             return self
         return Beams(*(torch.where(rows.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(self, other, strict=True)))
 
@@ -113,11 +114,11 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
     width = beams.width
     if trie.has_one_length:  # all candidates of a request end or none does, so nothing is to be merged
         extended = beams._replace(nodes=nodes, scores=scores, depth=beams.depth + 1)
-        if not (ends := extended.depth == trie.max_depth).any():
+        if not trie.sizing.any(ends := extended.depth == trie.max_depth):
             return extended
         root, nothing = torch.full_like(extended.nodes, ROOT), torch.full_like(extended.scores, -torch.inf)
         ended = extended._replace(nodes=root, scores=nothing, leaves=extended.nodes, leaf_scores=extended.scores)
-        return ended.where(ends, extended)
+        return ended.where(ends, extended, trie.sizing)
     ends = trie.is_leaf(nodes)
     leaves = select_top(
         torch.cat([beams.leaves, nodes[:, :width]], dim=1),
@@ -128,10 +129,16 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
     return Beams(*prefixes, *leaves, beams.depth + 1, beams.loss_bound)
 
 
-def next_beams(scorer: PrefixScorer, beams: Beams) -> Beams:
-    """Return the beams one code further, all of whose prefixes the scorer has scored."""
+def next_beams(scorer: PrefixScorer, beams: Beams, ahead: int = 0) -> Beams:
+    """Return the beams one code further, all of whose prefixes the scorer has scored.
+
+    Args:
+        scorer: the scorer.
+        beams: the beams.
+        ahead: how many levels they are below those of the round at least.
+    """
     num_wanted = beams.width if scorer.trie.has_one_length else 2 * beams.width  # up to K of the best may end
-    candidates = select_top(*scorer.candidates(beams.nodes, beams.scores), num_wanted)
+    candidates = select_top(*scorer.candidates(beams.nodes, beams.scores, ahead, num_wanted), num_wanted)
     return advance_beams(beams, scorer.trie, *candidates)
 
 

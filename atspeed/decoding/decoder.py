@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.checks import require_at_least
 from atspeed.decoding.drafters.drafter import Drafter
+from atspeed.decoding.execution import Eager, Engine, Execution, Requests
 from atspeed.decoding.filters import ItemFilter
 from atspeed.decoding.forward import Normalize
 from atspeed.decoding.probe import ensure_tree_attention
-from atspeed.decoding.scorer import PrefixScorer
-from atspeed.decoding.search import Decoded, search
+from atspeed.decoding.search import Decoded, seeds_or_random
 from atspeed.decoding.trie import ItemTrie
 from atspeed.decoding.verifiers.strict_top_k import StrictTopK
 from atspeed.decoding.verifiers.verifier import Verifier
@@ -31,6 +32,7 @@ class SpeculativeDecoder:
         draft_tokens: the draft's token id of each code of the trie, ``[codes]``, int64; not given, the draft has the
             target's vocabulary.
         max_draft_prompt_tokens: the same for the draft, if it has prompts of its own.
+        execution: how searches are run; :class:`Eager` if not given.
 
     Raises:
         ValueError: if the drafter needs a draft and there is none, a code is no token of a model, or a model cannot
@@ -48,6 +50,7 @@ class SpeculativeDecoder:
         max_prompt_tokens: int | None = None,
         draft_tokens: Tensor | None = None,
         max_draft_prompt_tokens: int | None = None,
+        execution: Execution | None = None,
     ) -> None:
         if drafter.needs_draft and draft is None:
             raise ValueError(f"{type(drafter).__name__} needs a draft model; give one, or choose TrieDrafter")
@@ -57,6 +60,7 @@ class SpeculativeDecoder:
         self.draft = draft if drafter.needs_draft else None
         self.normalize = normalize
         self.draft_tokens = draft_tokens
+        self.execution = execution or Eager()
         self.use_catalog(trie)
         if max_prompt_tokens is not None:
             self._probe(max_prompt_tokens, max_draft_prompt_tokens or max_prompt_tokens)
@@ -109,16 +113,17 @@ class SpeculativeDecoder:
             ValueError: if ``num_beams`` is less than 1, a model cannot take a tree attention mask after prompts of
                 this length, or the filter or the seeds do not fit the catalog or the batch.
         """
+        require_at_least(1, num_beams=num_beams)
         if draft_prompts is None or draft_prompt_mask is None:
             draft_prompts, draft_prompt_mask = prompts, prompt_mask
         self._probe(prompts.shape[1], draft_prompts.shape[1])
         allowed = item_filter.node_mask(self.trie, len(prompts)) if item_filter else None
-        target = PrefixScorer(self.target, self.trie, prompts, prompt_mask, self.normalize, allowed)
-        # Alignment compares the models over legal codes only: what a draft gives to other tokens means nothing.
-        draft = None
-        if self.draft is not None:
-            draft = PrefixScorer(self.draft, self.draft_trie, draft_prompts, draft_prompt_mask, "allowed", allowed)
-        return search(target, draft, self.drafter, self.verifier, num_beams, seeds)
+        seeds = seeds_or_random(seeds, prompts[:, 0], self.verifier)
+        requests = Requests(prompts, prompt_mask, draft_prompts, draft_prompt_mask, allowed, seeds)
+        engine = Engine(
+            self.target, self.draft, self.drafter, self.verifier, self.normalize, self.trie, self.draft_trie
+        )
+        return self.execution.answer(engine, requests, num_beams)
 
 
 def _check_tokens(name: str, model: PreTrainedModel, tokens: Tensor) -> None:

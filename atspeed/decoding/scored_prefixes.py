@@ -30,11 +30,13 @@ class ScoredPrefixes:
 
     Attributes:
         nodes: scored node of each slot, -1 where a slot is unused, ``[B, S]``, int64.
+        allowed: nodes that a request may use, ``[B, M]``, bool; None: all.
     """
 
     def __init__(self, trie: ItemTrie, batch_size: int) -> None:
         device = trie.parent.device
         self.trie = trie
+        self.allowed: Tensor | None = None
         self.nodes = torch.empty(batch_size, 0, dtype=torch.long, device=device)
         self._first_child = self.nodes  # [B, S], int64
         self._child_log_probs = torch.full((batch_size, 1), -torch.inf, device=device)  # [B, E], float32
@@ -75,11 +77,12 @@ class ScoredPrefixes:
             self._child_log_probs = torch.cat([self._child_log_probs, log_probs], dim=1)
         self._unwritten = []
 
-    def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    def children(self, nodes: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor]:
         """Return the children of nodes and their log-probabilities given the node.
 
         Args:
             nodes: ``[B, K]``, int64.
+            ahead: how many levels below the beams the nodes are at least; padding does not count.
 
         Returns:
             children, ``[B, K, C]``, int64, root where there is none; and float32 log-probabilities of the same shape:
@@ -88,19 +91,23 @@ class ScoredPrefixes:
         """
         self._write()
         count = self.trie.num_children.take(nodes)[..., None]
-        offset = torch.arange(int(count.max()) if count.numel() else 0, device=nodes.device)
+        offset = torch.arange(self.trie.sizing.width(count, self.trie.most_children(ahead)), device=nodes.device)
         exists = offset < count  # [B, K, C]
         slot, scored = index_of(nodes, self.nodes)
         index = (self._first_child.gather(1, slot)[..., None] + offset) * (exists & scored[..., None])
         children = (self.trie.first_child.take(nodes)[..., None] + offset) * exists
         return children, self._child_log_probs.gather(1, index.flatten(1)).view(index.shape)
 
-    def candidates(self, nodes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def candidates(
+        self, nodes: Tensor, scores: Tensor, ahead: int = 0, most: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the children of nodes in one list, and their scores: their parent's plus their own log-probability.
 
         Args:
             nodes: ``[B, K]``, int64.
             scores: theirs, ``[B, K]``, float32.
+            ahead: how many levels below the beams the nodes are at least; padding does not count.
+            most: how many of the best are wanted; others may be left out.
 
         Returns:
             children, ``[B, W]``, int64, and scores, float32, minus infinity for what :meth:`children` says.
@@ -108,7 +115,7 @@ class ScoredPrefixes:
         if self._latest is not None and nodes is self._latest[0]:  # beams, right after they were scored
             _, spans, log_probs = self._latest
             return spans.values, scores.gather(1, spans.source) + log_probs
-        children, log_probs = self.children(nodes)
+        children, log_probs = self.children(nodes, ahead)
         return children.flatten(1), (scores[..., None] + log_probs).flatten(1)
 
     def log_probs(self, nodes: Tensor) -> Tensor:
@@ -125,6 +132,28 @@ class ScoredPrefixes:
     def is_scored(self, nodes: Tensor) -> Tensor:
         """Return which nodes have been scored: ``[B, K]`` → bool of the same shape."""
         return index_of(nodes, self.nodes)[1]
+
+    def count_leaves(self, nodes: Tensor, mask: Tensor, most: Tensor) -> Tensor:
+        """Count the leaves below some nodes that each request allows, ``[B]``, int64; up to ``most``, ``[B]``.
+
+        An allowed node has at least one below it, so the count descends only where there are fewer nodes than needed.
+
+        Args:
+            nodes: allowed nodes, none below another, ``[B, W]``, int64.
+            mask: False where a node is padding, ``[B, W]``, bool.
+            most: where the count ends, ``[B]``, int64.
+        """
+        num_leaves = count = torch.zeros_like(most)
+        for _ in range(self.trie.max_depth):
+            count = torch.maximum(count, num_leaves + mask.sum(1))
+            num_leaves = num_leaves + (mask & self.trie.is_leaf(nodes)).sum(1)
+            mask = mask & (count < most)[:, None]
+            if not mask.any():
+                break
+            nodes, _, mask, _ = self.trie.children(nodes, mask)
+            if self.allowed is not None:
+                mask = mask & self.allowed.gather(1, nodes)
+        return count.minimum(most)
 
     def keep(self, rows: Tensor) -> None:
         """Drop all requests but those at ``rows`` (int64)."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from atspeed.decoding.cost.cost_model import CallShape
 from atspeed.decoding.forward import Normalize, WantedChildren, child_log_probs
@@ -85,7 +85,7 @@ class PrefixScorer(ScoredPrefixes):
         self.normalize = normalize
         self.allowed = allowed
         # Layers are made at first use, each as long as what it is given, also where the model has a sliding window.
-        self.cache = DynamicCache()
+        self.cache: Cache = DynamicCache()
         self.calls = torch.zeros_like(prompts[:, 0])
         self.prefix_scores = torch.zeros_like(prompts[:, 0], dtype=torch.float32)
         self.shapes: list[CallShape] = []
@@ -99,7 +99,7 @@ class PrefixScorer(ScoredPrefixes):
         """Whether the prompt has gone through the model."""
         return self.nodes.shape[1] > 0
 
-    def score(self, nodes: Tensor, always: bool = False) -> None:
+    def score(self, nodes: Tensor, always: bool = False, most: int | None = None) -> None:
         """Score the children of nodes, and of the root, in at most one forward pass.
 
         Args:
@@ -108,9 +108,11 @@ class PrefixScorer(ScoredPrefixes):
                 (it would not see its complete prefix).
             always: make the forward pass also if nothing is left to score: under a strategy that gathers a model's
                 shards at each pass, all processes must make the same number of them.
+            most: how many nodes of a request are left at most, not counting those that ride with others; T if not
+                given.
         """
         self.only_beams = False
-        self._score(nodes, always)
+        self._score(nodes, always, most)
 
     def score_beams(self, nodes: Tensor) -> None:
         """Score the children of a search's beams, and of the root: as :meth:`score`, with fewer operations.
@@ -128,8 +130,9 @@ class PrefixScorer(ScoredPrefixes):
         else:
             self._score(nodes)
 
-    def _score(self, nodes: Tensor, always: bool = False) -> None:
-        nodes = self._unscored(self._with_riders(nodes))
+    def _score(self, nodes: Tensor, always: bool = False, most: int | None = None) -> None:
+        most = nodes.shape[1] if most is None else most
+        nodes = self._unscored(self._with_riders(nodes), most + (most + 1) * self.trie.longest_ride)
         if self._has_prompt and nodes.shape[1] == 0:
             if not always:
                 return
@@ -193,8 +196,8 @@ class PrefixScorer(ScoredPrefixes):
             riders.append(self.trie.rider.take(riders[-1]))
         return torch.cat(riders, dim=1)
 
-    def _unscored(self, nodes: Tensor) -> Tensor:
-        """Return what is left to score, each node once, root-padded at the end; ``[B, T]`` → ``[B, T' ≤ T]``."""
+    def _unscored(self, nodes: Tensor, most: int) -> Tensor:
+        """Return what is left to score, each node once, root-padded at the end; ``[B, T]`` → ``[B, T' ≤ most]``."""
         if nodes.shape[1] == 0:
             return nodes
         useless = self.is_scored(nodes) | self.trie.is_leaf(nodes)
@@ -203,7 +206,7 @@ class PrefixScorer(ScoredPrefixes):
         nodes = nodes.masked_fill(useless, ROOT).sort(1).values
         nodes[:, 1:].masked_fill_(nodes[:, 1:] == nodes[:, :-1], ROOT)  # each node once
         nodes = nodes.sort(1, descending=True).values
-        return nodes[:, : int((nodes != ROOT).sum(1).max())]
+        return nodes[:, : self.trie.sizing.width((nodes != ROOT).sum(1), most)]
 
     def _tree_call(self, nodes: Tensor) -> _Call:
         """Return the inputs for new nodes ``[B, T]``, each of which sees the prompt, its ancestors and itself."""

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,52 +116,92 @@ def search(
     if num_beams > trie.num_leaves:
         _say_that_all_are_returned(num_beams, trie.num_leaves)
         num_beams = trie.num_leaves
-    batch_size, device = len(target.prompts), target.prompts.device
-    seeds = _seeds_or_random(seeds, target, verifier)
-    rows = torch.arange(batch_size, device=device)  # the requests still in the batch
-    accepted = drafted = rows.new_zeros(batch_size, trie.num_levels - 1)
-    beams, result = Beams.at_root(batch_size, num_beams, device), None
-    for _ in range(trie.num_calls):  # each round advances every request by one level or more
-        proposal = drafter.propose(beams, target, draft, verifier.selection(seeds))
-        closed = _last_codes(beams, proposal.nodes, trie)
-        if proposal.nodes.shape[1] or closed.shape[1]:
-            target.score(torch.cat([beams.nodes, proposal.nodes, closed], dim=1))
-        else:
-            target.score_beams(beams.nodes)
-        depth_before = beams.depth
-        beams = verifier.advance(beams, target, draft, proposal, seeds)
-        if not target.only_beams:
-            now_accepted, now_drafted = _count_levels(trie, depth_before, beams.depth, proposal.nodes)
-            accepted, drafted = accepted + now_accepted, drafted + now_drafted
-        active = beams.is_open.nonzero()[:, 0]
+    seeds = seeds_or_random(seeds, target.calls, verifier)
+    rows = torch.arange(len(seeds), device=seeds.device)  # the requests still in the batch
+    progress, result = Progress.at_root(len(seeds), num_beams, trie, seeds.device), None
+    for _ in range(trie.num_calls):
+        progress = run_round(progress, target, draft, drafter, verifier, seeds)
+        active = progress.beams.is_open.nonzero()[:, 0]
         if active.shape == rows.shape:
             continue
-        answers = Decoded(
-            leaves=beams.leaves,
-            scores=beams.leaf_scores + target.prefix_scores[:, None],
-            target_calls=target.calls,
-            draft_calls=torch.zeros_like(target.calls) if draft is None else draft.calls,
-            accepted=accepted,
-            drafted=drafted,
-            loss_bound=beams.loss_bound + target.prefix_scores,
-            target_shapes=target.shapes,
-            draft_shapes=[] if draft is None else draft.shapes,
-        )
+        answers = progress.answers(target, draft)
         result = result.updated(rows, answers) if result else answers
         if active.shape[0] == 0:
             return result
         if drop_finished:
-            rows, seeds, beams = rows[active], seeds[active], beams.keep(active)
-            accepted, drafted = accepted[active], drafted[active]
+            rows, seeds, progress = rows[active], seeds[active], progress.keep(active)
             for scorer in (target, draft):
                 if scorer is not None:
                     scorer.keep(active)
     raise RuntimeError(f"{type(verifier).__name__} left a request where it was after a target call")
 
 
-def _seeds_or_random(seeds: Tensor | None, target: PrefixScorer, verifier: Verifier) -> Tensor:
-    """Return a seed for each request, ``[B]``, int64."""
-    requests = target.calls
+class Progress(NamedTuple):
+    """How far the search of a batch of requests has come.
+
+    Attributes:
+        beams: where it stands.
+        accepted: see :class:`Decoded`.
+        drafted: the same.
+    """
+
+    beams: Beams
+    accepted: Tensor
+    drafted: Tensor
+
+    @classmethod
+    def at_root(cls, batch_size: int, num_beams: int, trie: ItemTrie, device: torch.device) -> "Progress":
+        """Return where every search starts."""
+        counts = torch.zeros(batch_size, trie.num_levels - 1, dtype=torch.long, device=device)
+        return cls(Beams.at_root(batch_size, num_beams, device), counts, counts)
+
+    def keep(self, rows: Tensor) -> "Progress":
+        """Return the progress of the requests at ``rows`` (int64)."""
+        return Progress(self.beams.keep(rows), self.accepted[rows], self.drafted[rows])
+
+    def answers(self, target: PrefixScorer, draft: PrefixScorer | None) -> Decoded:
+        """Return the semantic IDs found so far: the answers to the requests that are done."""
+        beams = self.beams
+        return Decoded(
+            leaves=beams.leaves,
+            scores=beams.leaf_scores + target.prefix_scores[:, None],
+            target_calls=target.calls,
+            draft_calls=torch.zeros_like(target.calls) if draft is None else draft.calls,
+            accepted=self.accepted,
+            drafted=self.drafted,
+            loss_bound=beams.loss_bound + target.prefix_scores,
+            target_shapes=target.shapes,
+            draft_shapes=[] if draft is None else draft.shapes,
+        )
+
+
+def run_round(
+    progress: Progress,
+    target: PrefixScorer,
+    draft: PrefixScorer | None,
+    drafter: Drafter,
+    verifier: Verifier,
+    seeds: Tensor,
+) -> Progress:
+    """Draft, call the target once and verify: every open request advances by one level or more."""
+    trie, (beams, accepted, drafted) = target.trie, progress
+    proposal = drafter.propose(beams, target, draft, verifier.selection(seeds))
+    closed = _last_codes(beams, proposal.nodes, trie)
+    if proposal.nodes.shape[1] or closed.shape[1]:
+        most = beams.nodes.shape[1] + closed.shape[1]
+        most += proposal.nodes.shape[1] if proposal.most is None else proposal.most
+        target.score(torch.cat([beams.nodes, proposal.nodes, closed], dim=1), most=most)
+    else:
+        target.score_beams(beams.nodes)
+    advanced = verifier.advance(beams, target, draft, proposal, seeds)
+    if not target.only_beams:
+        now_accepted, now_drafted = _count_levels(trie, beams.depth, advanced.depth, proposal.nodes)
+        accepted, drafted = accepted + now_accepted, drafted + now_drafted
+    return Progress(advanced, accepted, drafted)
+
+
+def seeds_or_random(seeds: Tensor | None, requests: Tensor, verifier: Verifier) -> Tensor:
+    """Return a seed for each of the requests ``[B]``, int64; drawn from torch's own generator if not given."""
     if seeds is not None:
         if seeds.shape != requests.shape or seeds.dtype != torch.long:
             raise ValueError(
@@ -192,7 +232,8 @@ def _last_codes(beams: Beams, proposed: Tensor, trie: ItemTrie) -> Tensor:
     below_proposed = trie.num_children.take(proposed) * ((proposed != ROOT) & (trie.depth(proposed) == at))
     count = torch.cat([below_beams, below_proposed], dim=1)
     fits = (count.cumsum(1) <= MOST_LAST_CODES) & (below_beams.sum(1, keepdim=True) <= MOST_LAST_CODES)
-    return trie.children(torch.cat([beams.nodes, proposed], dim=1), fits & (count > 0)).values
+    nodes = torch.cat([beams.nodes, proposed], dim=1)
+    return trie.children(nodes, fits & (count > 0), limit=MOST_LAST_CODES).values
 
 
 def _count_levels(trie: ItemTrie, before: Tensor, after: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:

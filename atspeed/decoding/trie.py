@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from atspeed.decoding.sizing import MEASURED, Measured
+
 ROOT = 0  # node of the empty prefix; also what pads a list of nodes
 END = -1  # pads semantic IDs that are shorter than others
 
@@ -79,6 +81,8 @@ class ItemTrie:
         num_calls: most target calls of plain beam search: L, and one more where something closes semantic IDs whose
             last codes are too many to be scored in advance.
         num_leaves: number of distinct semantic IDs.
+        widest: most children of a node of each depth, D integers.
+        sizing: how large results are made whose size depends on data.
         has_one_length: whether all of them have D codes.
         code: last code of each prefix, ``[M]``; 0 for the root.
         token: its token id, ``[M]``.
@@ -115,6 +119,7 @@ class ItemTrie:
     ) -> None:
         _check_sids(sids)
         sids = sids.long()
+        self.sizing: Measured = MEASURED
         self.max_depth = sids.shape[1]
         self.num_levels = self.max_depth - num_closing
         self.num_calls = self.num_levels + (num_closing > 0)
@@ -123,6 +128,10 @@ class ItemTrie:
         self._number_prefixes(sids[self.items])
         self.num_children = torch.bincount(self.parent[1:], minlength=self.num_nodes)
         self.first_child = 1 + self.num_children.cumsum(0) - self.num_children
+        self.widest = [
+            int(self.num_children[begin:end].max()) if end > begin else 0
+            for begin, end in pairwise(self.depth_start[:-1])
+        ]
         self.num_leaves = int((self.num_children == 0).sum())
         self.has_one_length = self.num_leaves == self.depth_start[-1] - self.depth_start[-2]
         self._check_that_all_end_in_leaves(sids)
@@ -217,6 +226,7 @@ class ItemTrie:
             begin, end = self.depth_start[self.num_levels : self.num_levels + 2]
             trie.num_children = self.num_children.clone()
             trie.num_children[begin:end] = 0
+            trie.widest = [*self.widest[: self.num_levels], *[0] * (self.max_depth - self.num_levels)]
             trie.rider = trie.num_riders = None
             trie.longest_ride = 0
         return trie
@@ -232,6 +242,16 @@ class ItemTrie:
             if isinstance(value, Tensor):
                 setattr(self, name, value.to(device))
         return self
+
+    def most_children(self, ahead: int = 0) -> int:
+        """Return the most children that a node has which is at least ``ahead`` levels below the beams."""
+        return max(self.widest[self.sizing.least_depth + ahead :], default=0)
+
+    def most_in_list(self, num_nodes: int, ahead: int = 0) -> int:
+        """Return the most children that so many different nodes have, all of them at least ``ahead`` levels below."""
+        least_depth = self.sizing.least_depth + ahead
+        at_root = self.widest[0] if least_depth == 0 else 0
+        return min(at_root + num_nodes * max(self.widest[max(least_depth, 1) :], default=0), len(self.parent))
 
     def depth(self, nodes: Tensor) -> Tensor:
         """Return the depth of nodes, the same shape."""
@@ -277,7 +297,10 @@ class ItemTrie:
             limit: the lists are cut after so many.
         """
         count = self.num_children.take(nodes)
-        return concatenate_spans(self.first_child.take(nodes), count if valid is None else count * valid, limit)
+        most = self.most_in_list(nodes.shape[1]) if limit is None else limit
+        return concatenate_spans(
+            self.first_child.take(nodes), count if valid is None else count * valid, most, self.sizing
+        )
 
     def concatenated_items(self, leaves: Tensor, limit: int, item_mask: Tensor | None = None) -> Tensor:
         """Return the items of all leaves of a row in one list: all items of a shared semantic ID, side by side.
@@ -290,7 +313,7 @@ class ItemTrie:
         Returns:
             item indices, ``[B, T]``, padded with -1, with T the longest list's length, at most ``limit``.
         """
-        spans = concatenate_spans(self.first_item[leaves], self.num_items[leaves] * (leaves != ROOT))
+        spans = concatenate_spans(self.first_item[leaves], self.num_items[leaves] * (leaves != ROOT), len(self.items))
         items, wanted = self.items[spans.values], spans.mask
         if item_mask is not None:
             wanted = wanted & item_mask.gather(1, items)
@@ -309,18 +332,18 @@ class ItemTrie:
         return wanted[..., self.first_item + self.num_items] > wanted[..., self.first_item]
 
 
-def concatenate_spans(first: Tensor, count: Tensor, limit: int | None = None) -> Spans:
+def concatenate_spans(first: Tensor, count: Tensor, most: int, sizing: Measured = MEASURED) -> Spans:
     """Concatenate the spans ``first … first + count - 1`` of each row's keys; see :class:`Spans`.
 
     Args:
         first: ``[B, K]``, int64.
         count: ``[B, K]``, int64; 0 where a key has no span.
-        limit: the lists are cut after so many values.
+        most: the lists are cut after so many values.
+        sizing: how large results are made.
     """
     ends = count.cumsum(1)
     start, length = ends - count, ends[:, -1:]
-    width = int(length.max())
-    index = torch.arange(width if limit is None else min(limit, width), device=first.device).expand(first.shape[0], -1)
+    index = torch.arange(sizing.width(length, most), device=first.device).expand(first.shape[0], -1)
     source = torch.searchsorted(ends, index.contiguous(), right=True).clamp_(max=first.shape[1] - 1)  # [B, W]
     mask = index < length
     return Spans((index + (first - start).gather(1, source)) * mask, source, mask, start)

@@ -80,9 +80,9 @@ def try_out(
     methods = {GENERATE: generate, **{name: decode(decoder) for name, decoder in decoders.items()}}
     counted = {name: _counted(model, method) for name, method in methods.items()}
     trial = Trial({name: [] for name in methods}, {name: [] for name in methods})
-    for _, done in time_interleaved(counted, batches, num_warmup=1, seed=0, title="answering"):
-        for name, (seconds, reply) in done.items():
-            trial.seconds[name].append(seconds)
+    for _, done in time_interleaved(counted, batches, num_warmup=1, seed=0, title="answering", device=model.device):
+        for name, (took, reply) in done.items():
+            trial.seconds[name].append(took.seconds)
             trial.replies[name].append(reply)
     return trial
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from atspeed.benchmark import Benchmark, Method
 from atspeed.benchmark.growth_record import grown_from
 from atspeed.data import EmbeddedCatalog, RecommendationData
-from atspeed.decoding import BoundedTopK, ModelDrafter, TrieDrafter
+from atspeed.decoding import BoundedTopK, Captured, ModelDrafter, NoDrafter, TrieDrafter
 from atspeed.models import Grown, Int8, ModelSource, NewModel
 from atspeed.models.int8 import has_int8_products
 from atspeed.models.packing import has_packed_products
@@ -110,6 +110,28 @@ def test_what_was_grown_is_told_under_int8_as_well(tmp_path: Path) -> None:
     assert record == grown_from(source, model, data.encoder.vocabulary, tmp_path)
     assert record is not None
     assert grown_from(Int8(TARGET), model, data.encoder.vocabulary, tmp_path) is None
+
+
+def test_plain_beam_search_may_run_another_way_but_is_plain(tmp_path: Path) -> None:
+    methods = {
+        "trie": Method(TrieDrafter(64), execution=Captured((2,), (2,), (64,))),
+        "plain": Method(NoDrafter(), execution=Captured((2,), (2,), (64,))),
+        "plain_eager": Method(NoDrafter()),
+    }
+    result = measure(tmp_path, methods, num_beams=(2,), batch_sizes=(2,))
+    generate, plain, trie, eager = result["rows"]
+    assert [row["method"] for row in result["rows"]] == ["hf_generate", "plain", "trie", "plain_eager"]
+    assert [row["execution"] for row in result["rows"]] == [None, "Captured", "Captured", "Eager"]
+    assert plain["identical_to_hf"] == trie["identical_to_hf"] == eager["identical_to_hf"] == 1
+    assert plain["capture_seconds"] > 0 < trie["capture_seconds"]
+    assert eager["capture_seconds"] is eager["peak_memory_gb"] is plain["phases_ms"] is generate["floor"] is None
+    assert eager["phases_ms"]["target"] > 0
+    for row in (plain, trie, eager):
+        assert 0 < row["floor"]["target_ms"] < row["floor"]["latency_ms"]
+    assert trie["target_calls"] < plain["target_calls"] == eager["target_calls"] == 4
+    assert not methods["plain"].execution.captures, "slots of one setting are released before the next one"
+    with pytest.raises(ValueError, match="methods.plain is TrieDrafter with StrictTopK"):
+        Benchmark(TARGET, {"plain": Method(TrieDrafter())})
 
 
 def test_null_requests_are_all_test_users(tmp_path: Path) -> None:

@@ -2,8 +2,30 @@ import itertools
 import statistics
 
 import pytest
+import torch
 
-from atspeed.benchmark.timing import median_interval
+from atspeed.benchmark.timing import Took, median_interval, take_time
+from atspeed.data import RequestBatch
+
+BATCH = RequestBatch(*torch.zeros(7, 1, 1))
+
+
+def test_on_a_cpu_there_is_wall_time_only() -> None:
+    took, answer = take_time(lambda batch: batch, BATCH, torch.device("cpu"))
+    assert answer is BATCH
+    assert took == Took(took.seconds, None, None)
+    assert 0 < took.seconds < 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_a_gpu_events_and_the_largest_extra_memory_are_taken_too() -> None:
+    values, size = torch.rand(4096, 4096, device="cuda"), 4 * 4096**2
+    took, _ = take_time(lambda _: (values @ values).sum(), BATCH, values.device)
+    assert took.device_seconds is not None
+    assert took.extra_bytes is not None
+    assert 0 < took.device_seconds <= took.seconds * 1.1
+    assert size <= took.extra_bytes < 4 * size
 
 
 @pytest.mark.parametrize("count", [6, 7, 9, 12])

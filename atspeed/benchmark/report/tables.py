@@ -1,7 +1,7 @@
 """The benchmark's tables."""
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.table import Table
 
@@ -15,7 +15,11 @@ COLUMNS = {
     "verification": "",
     "num_beams": "d",
     "batch_size": "d",
+    "execution": "",
     "latency_ms": ".1f",
+    "p90_ms": ".1f",
+    "device_ms": ".1f",
+    "device_p90_ms": ".1f",
     "requests_per_second": ".1f",
     "speedup_vs_hf": ".2f",
     "total_speedup_vs_hf": ".2f",
@@ -23,16 +27,24 @@ COLUMNS = {
     "target_calls": ".2f",
     "trie_target_calls": ".2f",
     "draft_calls": ".2f",
+    "target_tokens": ".0f",
+    "draft_tokens": ".0f",
     "acceptance_rate": ".2f",
     "identical_to_hf": ".3f",
     "overlap_with_plain": ".3f",
     "recall": ".4f",
+    "peak_memory_gb": ".2f",
 }
+ON_A_GPU = ("execution", "device_ms", "device_p90_ms", "peak_memory_gb")
+"""Columns that are left out where they say nothing: events and memory on a CPU, executions if all are eager."""
 TITLES = {
     "verification": "verified",
     "num_beams": "K",
     "batch_size": "batch",
     "latency_ms": "median ms",
+    "p90_ms": "p90 ms",
+    "device_ms": "by events",
+    "device_p90_ms": "p90 by events",
     "requests_per_second": "req/s",
     "speedup_vs_hf": "vs hf",
     "total_speedup_vs_hf": "vs hf, total",
@@ -40,9 +52,12 @@ TITLES = {
     "target_calls": "target calls",
     "trie_target_calls": "trie needs",
     "draft_calls": "draft calls",
+    "target_tokens": "target tokens",
+    "draft_tokens": "draft tokens",
     "acceptance_rate": "acceptance",
     "identical_to_hf": "identical",
     "overlap_with_plain": "exact items",
+    "peak_memory_gb": "peak GB",
 }
 
 RowType = TypeVar("RowType", MethodRow, PredictionRow)
@@ -66,7 +81,8 @@ def tables_of(result: BenchmarkResult) -> list[Table]:
     coverage = [_coverage(level, [row for row in result.coverage if row.level == level]) for level in levels]
     predictions = [_predictions(result.predictions)] if result.predictions.rows else []
     phases = [_phases(result.rows)] if any(row.phases_ms for row in result.rows) else []
-    return [_methods(title, result.rows), *curves, *losses, *agreement, *phases, *predictions, *coverage]
+    floors = [_floors(result)] if any(row.floor for row in result.rows) else []
+    return [_methods(title, result.rows), *curves, *losses, *agreement, *floors, *phases, *predictions, *coverage]
 
 
 def sentences_on_growth(setting: BenchmarkSetting) -> list[str]:
@@ -76,13 +92,22 @@ def sentences_on_growth(setting: BenchmarkSetting) -> list[str]:
 
 
 def _methods(title: str, rows: list[MethodRow]) -> Table:
-    table = Table(title=title)
-    for name, form in COLUMNS.items():
+    table, records = Table(title=title), [_values(row) for row in rows]
+    told = {name for name in ON_A_GPU if {values[name] for values in records} - {None, "Eager"}}
+    shown = {name: form for name, form in COLUMNS.items() if name in told or name not in ON_A_GPU}
+    for name, form in shown.items():
         table.add_column(TITLES.get(name, name), justify="right" if form else "left")
     for row in _sections(table, rows):
-        values = {**vars(row), "latency_ms": row.latency_ms.median}
-        table.add_row(*("–" if values[name] is None else format(values[name], form) for name, form in COLUMNS.items()))
+        values = _values(row)
+        table.add_row(*("–" if values[name] is None else format(values[name], form) for name, form in shown.items()))
     return table
+
+
+def _values(row: MethodRow) -> dict[str, Any]:
+    """Return the columns of a row, with those that are part of another one."""
+    wall, device = row.latency_ms, row.device_ms
+    events = {"device_ms": device and device.median, "device_p90_ms": device and device.p90}
+    return {**vars(row), "latency_ms": wall.median, "p90_ms": wall.p90, **events}
 
 
 def _losses(rows: list[MethodRow]) -> Table:
@@ -143,6 +168,36 @@ def _agreement(rows: list[MethodRow], dtype: str, tolerance: float) -> Table:
 def num_differing(row: MethodRow) -> int:
     """Return how many answers of a method that is compared are not those of ``transformers.generate``."""
     return round((1 - (row.identical_to_hf or 0)) * row.requests)
+
+
+def _floors(result: BenchmarkResult) -> Table:
+    title = (
+        f"a batch beside its floor, in ms: one read of the weights a call at {(result.copy_gb_per_second or 0):.0f} "
+        "GB/s, and the bare forward passes over the same tokens"
+    )
+    table = Table(title=title)
+    on_gpu = any(row.kernel_ms for row in result.rows)
+    captured = any(row.capture_seconds for row in result.rows)
+    for name in ("method", "K", "batch", "measured", "weights", "bare target", "bare draft"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for name in ("× bare target", "target", "draft", "engine", *["idle"] * on_gpu, *["capture s"] * captured):
+        table.add_column(name, justify="right")
+    for row in _sections(table, result.rows):
+        if row.floor is None:
+            continue
+        floor, total = row.floor, row.floor.latency_ms
+        idle = "–" if row.kernel_ms is None else f"{1 - row.kernel_ms / total:.1%}"
+        table.add_row(
+            row.method,
+            str(row.num_beams),
+            str(row.batch_size),
+            *(f"{value:.2f}" for value in (total, floor.weights_ms, floor.target_ms, floor.draft_ms)),
+            f"{total / floor.target_ms:.2f}",
+            *(f"{share:.1%}" for share in (floor.target_ms / total, floor.draft_ms / total, floor.engine_share)),
+            *[idle] * on_gpu,
+            *["–" if row.capture_seconds is None else f"{row.capture_seconds:.1f}"] * captured,
+        )
+    return table
 
 
 def _phases(rows: list[MethodRow]) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from atspeed.decoding.cost.bare_calls import BareCalls
 from atspeed.decoding.cost.cost_model import CallShape, CostModel
 from atspeed.decoding.forward import WantedChildren, child_log_probs
 
@@ -23,6 +24,7 @@ SHAPES = (
 )
 LARGEST_BUDGET = 1024
 _COSTS = "_atspeed_call_costs"  # attribute of a model: device → CostModel
+_CAPTURED_COSTS = "_atspeed_captured_call_costs"  # the same
 
 
 def measure_cost(model: PreTrainedModel, timer: Callable[[CallShape], float] | None = None) -> CostModel:
@@ -47,6 +49,19 @@ def measured_cost(model: PreTrainedModel) -> CostModel:
     if model.device not in costs:
         keep_cost(model, measure_cost(model))
     return getattr(model, _COSTS)[model.device]
+
+
+def captured_cost(model: PreTrainedModel) -> CostModel:
+    """Return what calls cost that replay as CUDA graphs, measured once for a model on its device and kept on it.
+
+    On a CPU, where none do, that is :func:`measured_cost`.
+    """
+    if model.device.type != "cuda":
+        return measured_cost(model)
+    costs = getattr(model, _CAPTURED_COSTS, {})
+    if model.device not in costs:
+        setattr(model, _CAPTURED_COSTS, {**costs, model.device: measure_cost(model, BareCalls(model))})
+    return getattr(model, _CAPTURED_COSTS)[model.device]
 
 
 def keep_cost(model: PreTrainedModel, cost: CostModel) -> None:

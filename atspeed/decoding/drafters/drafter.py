@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from atspeed.decoding.beams import Beams
 from atspeed.decoding.scorer import PrefixScorer
+from atspeed.decoding.trie import ItemTrie
 
 DraftType = TypeVar("DraftType", PrefixScorer, PreTrainedModel)
 Select = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
@@ -22,10 +23,12 @@ class Proposal(NamedTuple):
         nodes: the token tree, ``[B, T]``, int64, root-padded; each node comes with its ancestors below the beams.
         drawn: for each level below the beams, the nodes that the draft selected and their scores under it, ``[B, N]``
             each, in the order of selection; empty where a drafter does not select by the draft's probabilities alone.
+        most: how many nodes of a request are no padding at most; T if not given.
     """
 
     nodes: Tensor
     drawn: list[tuple[Tensor, Tensor]]
+    most: int | None = None
 
 
 class Drafter(ABC):
@@ -53,6 +56,17 @@ class Drafter(ABC):
             draft: the draft, if :attr:`needs_draft`.
             tolerance: of the verifier; see :attr:`Verifier.tolerance`.
         """
+
+    def with_fixed_widths(self, num_beams: int, batch_size: int, prompt_tokens: int, trie: ItemTrie) -> "Drafter":
+        """Return a drafter that makes all its choices on the device: itself, unless it takes some on the host.
+
+        Args:
+            num_beams: the beam width K.
+            batch_size: requests of a batch.
+            prompt_tokens: tokens of their prompts.
+            trie: the catalog, or one like those to come.
+        """
+        return self
 
     @abstractmethod
     def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:

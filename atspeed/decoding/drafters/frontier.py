@@ -57,11 +57,11 @@ def expand_complete_levels(beams: Beams, target: PrefixScorer, max_nodes: int) -
     frontier = Frontier(beams.nodes, beams.mask, torch.full_like(beams.depth, max_nodes)[:, None])
     levels = [beams.nodes[:, :0]]
     fits = torch.ones_like(frontier.mask[:, :1])  # [B, 1]
-    for _ in range(int(beams.depth.min()), trie.num_calls - 1):
+    for _ in range(trie.sizing.least(beams.depth), trie.num_calls - 1):
         fits &= (trie.num_children[frontier.nodes] * frontier.mask).sum(1, keepdim=True) <= frontier.budget
-        if not fits.any():
+        if not trie.sizing.any(fits):
             break
-        children = trie.children(frontier.nodes, frontier.mask & fits).values
+        children = trie.children(frontier.nodes, frontier.mask & fits, limit=max_nodes).values
         wanted = needs_scoring(children, target)
         levels.append(children * wanted)
         frontier = Frontier(

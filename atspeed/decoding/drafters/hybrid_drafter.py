@@ -49,11 +49,12 @@ class HybridDrafter(Drafter):
         levels, frontier = expand_complete_levels(beams, target, self.budget)
         has_inner_children = target.trie.leads_on(frontier.nodes)
         frontier = frontier._replace(mask=frontier.mask & has_inner_children)
-        if frontier.mask.any():
-            draft.score(self._prefixes_to_score(beams, levels, frontier, draft))
+        if target.trie.sizing.any(frontier.mask):
+            most = beams.width * draft.trie.num_levels + self.budget
+            draft.score(self._prefixes_to_score(beams, levels, frontier, draft), most=most)
             candidates, scores = _ranked_children(beams, target, draft, frontier, self.budget)
-            levels += _subtrees(candidates, scores, frontier.budget, beams.width, target)
-        return Proposal(torch.cat(levels, dim=1), [])
+            levels += _subtrees(candidates, scores, frontier.budget, self.budget, beams.width, target)
+        return Proposal(torch.cat(levels, dim=1), [], most=self.budget)
 
     @staticmethod
     def _prefixes_to_score(beams: Beams, levels: list[Tensor], frontier: Frontier, draft: PrefixScorer) -> Tensor:
@@ -66,20 +67,22 @@ def _ranked_children(
     beams: Beams, target: PrefixScorer, draft: PrefixScorer, frontier: Frontier, width: int
 ) -> tuple[Tensor, Tensor]:
     """Return the children of the frontier in the order of the draft, at most ``width``, and their scores."""
-    children, log_probs = draft.children(frontier.nodes)  # [B, W, C]
     scores = scores_of(frontier.nodes, beams, None, draft).masked_fill(~frontier.mask, -torch.inf)
-    children, scores = children.flatten(1), (scores[..., None] + log_probs).flatten(1)  # [B, W · C]
+    children, scores = draft.candidates(frontier.nodes, scores)  # [B, W · C]
     scores = scores.masked_fill(~needs_scoring(children, target), -torch.inf)
     return select_top(children, scores, min(width, children.shape[1]))
 
 
-def _subtrees(candidates: Tensor, scores: Tensor, budget: Tensor, num_beams: int, target: PrefixScorer) -> list[Tensor]:
+def _subtrees(
+    candidates: Tensor, scores: Tensor, budget: Tensor, most: int, num_beams: int, target: PrefixScorer
+) -> list[Tensor]:
     """Return the best candidates that fit, with their subtrees where K of these fit, level by level, root-padded.
 
     Args:
         candidates: nodes, best first, ``[B, W]``, int64.
         scores: minus infinity at padding, ``[B, W]``, float32.
         budget: nodes that may be proposed, ``[B, 1]``, int64.
+        most: the largest budget of all.
         num_beams: K.
         target: the target's scorer.
     """
@@ -89,8 +92,10 @@ def _subtrees(candidates: Tensor, scores: Tensor, budget: Tensor, num_beams: int
     with_subtrees = fits_with_subtree.sum(1, keepdim=True) >= num_beams  # [B, 1]
     levels = [candidates * torch.where(with_subtrees, fits_with_subtree, fits_alone)]
     nodes, mask = candidates, fits_with_subtree & with_subtrees
-    while mask.any():
-        nodes = trie.children(nodes, mask).values
+    for _ in range(trie.sizing.least_depth + 1, trie.num_calls - 1):  # candidates have one code more than the beams
+        if not trie.sizing.any(mask):
+            break
+        nodes = trie.children(nodes, mask, limit=most).values
         mask = needs_scoring(nodes, target)
         levels.append(nodes * mask)
     return levels

@@ -30,12 +30,12 @@ class ModelDrafter(Drafter):
         """Return the draft's beams; see :meth:`Drafter.propose`."""
         draft = require_draft(draft, self)
         trie, nodes, scores, drawn = target.trie, beams.nodes, beams.scores, []
-        depth = int(beams.depth.min())
+        depth = trie.sizing.least(beams.depth)
         for level in range(min(self.gamma, trie.num_levels - 1 - depth)):
             draft.score(trie.path(nodes).flatten(1) if level == 0 else nodes)
-            children, log_probs = draft.children(nodes)  # [B, N, C]
+            children, child_scores = draft.candidates(nodes, scores, level)  # [B, N · C]
             # last codes are the draft's leaves: they are not drafted, also if another request is not so far
-            child_scores = (scores[..., None] + log_probs).masked_fill(draft.trie.is_leaf(children), -torch.inf)
-            nodes, scores = select(children.flatten(1), child_scores.flatten(1), self.draft_beams)
+            child_scores = child_scores.masked_fill(draft.trie.is_leaf(children), -torch.inf)
+            nodes, scores = select(children, child_scores, self.draft_beams)
             drawn.append((nodes, scores))
         return Proposal(torch.cat([beams.nodes[:, :0], *(level for level, _ in drawn)], dim=1), drawn)

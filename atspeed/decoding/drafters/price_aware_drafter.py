@@ -10,12 +10,13 @@ from transformers import PreTrainedModel
 
 from atspeed.checks import require_at_least
 from atspeed.decoding.beams import Beams, select_top
-from atspeed.decoding.cost import measured_cost
+from atspeed.decoding.cost import captured_cost, measured_cost
 from atspeed.decoding.cost.timed_calls import CONTEXT
 from atspeed.decoding.drafters.calibration import SPARE, kept_calibration
 from atspeed.decoding.drafters.drafted_scores import score_children
 from atspeed.decoding.drafters.drafter import Drafter, Proposal, Select, require_draft
 from atspeed.decoding.drafters.plan import Array, Outlook, Plan, make_plan
+from atspeed.decoding.drafters.planned_drafter import PlannedDrafter, planned_widths
 from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.trie import ROOT, ItemTrie
 
@@ -99,6 +100,7 @@ class PriceAwareDrafter(Drafter):
     def prepare(self, target: PreTrainedModel, draft: PreTrainedModel | None, tolerance: float | None) -> None:
         """Look up what calls cost, and the draft's calibration; see :meth:`Drafter.prepare`."""
         draft = require_draft(draft, self)
+        self._models = target, draft
         self._target_cost, self._draft_cost = measured_cost(target), measured_cost(draft)
         self._calibration = kept_calibration(draft)
         self._tolerance = tolerance
@@ -109,6 +111,20 @@ class PriceAwareDrafter(Drafter):
                 "make one with: python -m atspeed tune",
                 type(self).__name__,
             )
+
+    def with_fixed_widths(self, num_beams: int, batch_size: int, prompt_tokens: int, trie: ItemTrie) -> Drafter:
+        """Return a drafter of the widths that are best on average; see :meth:`Drafter.with_fixed_widths`."""
+        target, draft = self._models
+        plan = make_plan(
+            captured_cost(target),
+            captured_cost(draft),
+            self._calibration,
+            num_beams,
+            trie.num_levels,
+            batch_size if self._tolerance == 0 else self.batch_size,
+            prompt_tokens if self._tolerance == 0 else CONTEXT,
+        )
+        return PlannedDrafter(planned_widths(plan, trie.widest[0]), target.device)
 
     def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
         """Return the nodes that are expected to save more than they cost; see :meth:`Drafter.propose`."""

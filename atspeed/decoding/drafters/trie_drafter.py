@@ -44,7 +44,8 @@ class TrieDrafter(Drafter):
     def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
         """Return descendants; see :meth:`Drafter.propose`."""
         levels, frontier = expand_complete_levels(beams, target, self.budget)
-        return Proposal(torch.cat([*levels, *self._best_of_next_level(beams, target, frontier)], dim=1), [])
+        levels += self._best_of_next_level(beams, target, frontier)
+        return Proposal(torch.cat(levels, dim=1), [], most=self.budget)
 
     def _best_of_next_level(self, beams: Beams, target: PrefixScorer, frontier: Frontier) -> list[Tensor]:
         """Return the likeliest nodes below the frontier ``[B, W]`` where half of them fit; an empty list for none."""
@@ -52,9 +53,9 @@ class TrieDrafter(Drafter):
         half_fits = (trie.num_children[frontier.nodes] * frontier.mask).sum(1, keepdim=True) <= 2 * frontier.budget
         has_inner_children = trie.leads_on(frontier.nodes)
         parent_mask = frontier.mask & half_fits & has_inner_children & (beams.depth > 0)[:, None]
-        if not parent_mask.any():
+        if not trie.sizing.any(parent_mask):
             return []
-        children = trie.children(frontier.nodes, parent_mask).values
+        children = trie.children(frontier.nodes, parent_mask, limit=2 * self.budget).values
         beam = beam_above(children, beams, trie)
         share = trie.num_items[children] / trie.num_items[beams.nodes].gather(1, beam)
         scores = beams.scores.gather(1, beam) + share.log()

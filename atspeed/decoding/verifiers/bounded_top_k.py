@@ -58,8 +58,12 @@ class BoundedTopK(Verifier):
         seeds: Tensor,
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
-        while (ready := is_ready(beams, target)).any():
-            beams = self._drop_unscored(beams, next_beams(target, beams), target).where(ready, beams)
+        sizing = target.trie.sizing
+        for ahead in range(target.trie.max_depth - sizing.least_depth):
+            if not sizing.any(ready := is_ready(beams, target)):
+                break
+            following = self._drop_unscored(beams, next_beams(target, beams, ahead), target)
+            beams = following.where(ready, beams, sizing)
         return beams
 
     def _drop_unscored(self, beams: Beams, following: Beams, target: PrefixScorer) -> Beams:
@@ -75,13 +79,13 @@ class BoundedTopK(Verifier):
         # In logarithms, so that no share underflows to 0 and epsilon = 0 drops nothing.
         share = dropped_scores.double().logsumexp(1) - following.scores.double().logsumexp(1)
         may_drop = unscored.any(1) & (share <= torch.full_like(share, self.epsilon).log())
-        if not may_drop.any():
+        if not target.trie.sizing.any(may_drop):
             return following
         nodes, scores = select_top(*_scored_children(beams, target), beams.width)
         loss_bound = torch.maximum(beams.loss_bound, dropped_scores.amax(1))
         reduced = following._replace(nodes=nodes, scores=scores, loss_bound=loss_bound)
         finds_enough = count_answers(reduced, target) == count_answers(following, target)
-        return reduced.where(may_drop & finds_enough, following)
+        return reduced.where(may_drop & finds_enough, following, target.trie.sizing)
 
 
 def _scored_children(beams: Beams, target: PrefixScorer) -> tuple[Tensor, Tensor]:
@@ -98,24 +102,5 @@ def _scored_children(beams: Beams, target: PrefixScorer) -> tuple[Tensor, Tensor
 
 
 def count_answers(beams: Beams, target: PrefixScorer) -> Tensor:
-    """Count the allowed semantic IDs below beams, up to the number that an answer still lacks; ``[B]``, int64.
-
-    An allowed node has at least one below it, so the count descends only where there are fewer nodes than it needs.
-
-    Args:
-        beams: nodes that the requests allow, none below another.
-        target: the target's scorer, which knows the catalog and what is allowed.
-    """
-    trie, nodes, mask = target.trie, beams.nodes, beams.mask
-    needed = (beams.leaf_scores == -torch.inf).sum(1)
-    num_leaves = count = torch.zeros_like(needed)
-    for _ in range(trie.max_depth):
-        count = torch.maximum(count, num_leaves + mask.sum(1))
-        num_leaves = num_leaves + (mask & trie.is_leaf(nodes)).sum(1)
-        mask = mask & (count < needed)[:, None]
-        if not mask.any():
-            break
-        nodes, _, mask, _ = trie.children(nodes, mask)
-        if target.allowed is not None:
-            mask = mask & target.allowed.gather(1, nodes)
-    return count.minimum(needed)
+    """Count the allowed semantic IDs below beams, up to the number that an answer still lacks; ``[B]``, int64."""
+    return target.count_leaves(beams.nodes, beams.mask, most=(beams.leaf_scores == -torch.inf).sum(1))

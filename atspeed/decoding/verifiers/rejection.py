@@ -51,8 +51,6 @@ def recursive_rejection(target: Tensor, draft: Tensor, drawn: Tensor, num_beams:
     accepted = torch.full_like(drawn, -1)
     for turn, (proposal, threshold) in enumerate(zip(drawn.T, thresholds.T, strict=True)):
         unfinished = (accepted >= 0).sum(1) < num_beams
-        if not unfinished.any():
-            break
         tested = unfinished & (proposal >= 0)
         index = proposal.clamp(min=0)[:, None]
         residual, proposed = _normalised(residual), _normalised(proposed)

@@ -84,17 +84,19 @@ class SamplingVerifier(Verifier):
         """Return the advanced beams; see :meth:`Verifier.advance`."""
         nothing = beams.nodes[:, :0], beams.scores[:, :0]
         drafted_from = beams.nodes, beams.scores  # the prefixes whose children the draft drew
-        for level in range(target.trie.max_depth):
-            ready = is_ready(beams, target)
-            if not ready.any():
+        sizing = target.trie.sizing
+        for level in range(target.trie.max_depth - sizing.least_depth):
+            if not sizing.any(ready := is_ready(beams, target)):
                 break
             drawn = proposal.drawn[level] if level < len(proposal.drawn) else nothing
-            children, log_probs = target.children(beams.nodes)  # [B, K, C]
+            children, log_probs = target.children(beams.nodes, level)  # [B, K, C]
             scores = beams.scores[..., None] + log_probs
             draft_scores = torch.full_like(scores, -torch.inf)
             if draft is not None and drawn[0].shape[1]:
                 drew_nothing = (drawn[0] == ROOT).all(1)[:, None, None]  # others of the batch may have
-                draft_scores = _draft_scores(beams.nodes, draft, *drafted_from).masked_fill(drew_nothing, -torch.inf)
+                draft_scores = _draft_scores(beams.nodes, draft, level, *drafted_from).masked_fill(
+                    drew_nothing, -torch.inf
+                )
             chosen = self.choose(
                 self._log_probs(scores.flatten(1)),
                 self._log_probs(draft_scores.flatten(1)),
@@ -105,7 +107,7 @@ class SamplingVerifier(Verifier):
             chosen_nodes = take(children.flatten(1), chosen, ROOT)
             chosen_scores = take(scores.flatten(1), chosen, -torch.inf)
             best_first = select_top(chosen_nodes, chosen_scores, beams.width)
-            beams = advance_beams(beams, target.trie, *best_first).where(ready, beams)
+            beams = advance_beams(beams, target.trie, *best_first).where(ready, beams, sizing)
             drafted_from = drawn
         return beams._replace(loss_bound=torch.full_like(beams.loss_bound, torch.inf))  # nothing is certain
 
@@ -115,12 +117,13 @@ class SamplingVerifier(Verifier):
         return log_probs.masked_fill(scores == -torch.inf, -torch.inf)
 
 
-def _draft_scores(nodes: Tensor, draft: PrefixScorer, parents: Tensor, parent_scores: Tensor) -> Tensor:
+def _draft_scores(nodes: Tensor, draft: PrefixScorer, level: int, parents: Tensor, parent_scores: Tensor) -> Tensor:
     """Return the scores under the draft of the children of nodes; minus infinity where it did not draw from a node.
 
     Args:
         nodes: ``[B, K]``, int64.
         draft: the draft's scorer.
+        level: how many levels below the beams of the round the nodes are.
         parents: the nodes whose children the draft drew, ``[B, N]``, int64.
         parent_scores: their scores under the draft, ``[B, N]``, float32.
 
@@ -129,4 +132,4 @@ def _draft_scores(nodes: Tensor, draft: PrefixScorer, parents: Tensor, parent_sc
     """
     index, is_parent = index_of(nodes, parents)
     scores = parent_scores.gather(1, index).masked_fill(~is_parent, -torch.inf)  # [B, K]
-    return scores[..., None] + draft.children(nodes)[1]
+    return scores[..., None] + draft.children(nodes, level)[1]

@@ -25,8 +25,10 @@ class StrictTopK(Verifier):
         seeds: Tensor,
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
+        sizing = target.trie.sizing
         ready = beams.is_open  # the call has scored their prefixes
-        while True:
-            beams = next_beams(target, beams).where(ready, beams)
-            if target.only_beams or not (ready := is_ready(beams, target)).any():
-                return beams
+        for ahead in range(target.trie.max_depth - sizing.least_depth):
+            beams = next_beams(target, beams, ahead).where(ready, beams, sizing)
+            if target.only_beams or not sizing.any(ready := is_ready(beams, target)):
+                break
+        return beams

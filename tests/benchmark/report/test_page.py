@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from atspeed.benchmark.floor import Floor
 from atspeed.benchmark.growth_record import GrownFrom
 from atspeed.benchmark.method_row import Latency, MethodRow
 from atspeed.benchmark.prediction import Predictions
@@ -66,6 +68,14 @@ def row(method: str, drafter: str | None, num_beams: int, speedup: float, **valu
         "ndcg_difference": 0.0,
         "ndcg_difference_interval": 0.0,
         "phases_ms": SHARE,
+        "execution": "Eager" if drafter else None,
+        "device_ms": None,
+        "target_tokens": 80.0 if drafter else None,
+        "draft_tokens": 0.0 if drafter else None,
+        "peak_memory_gb": None,
+        "capture_seconds": None,
+        "kernel_ms": None,
+        "floor": Floor(20 / speedup, weights_ms=4.0, target_ms=10.0, draft_ms=1.0) if drafter else None,
     }
     return MethodRow(method, drafter, num_beams=num_beams, **{**settings, **values})
 
@@ -109,6 +119,7 @@ RESULT = BenchmarkResult(
     ],
     coverage=[CoverageRow(level=1, num_beams=20, draft_beams=40, coverage=0.5)],
     predictions=Predictions(call_price=None, median_error=None, rows=[]),
+    copy_gb_per_second=20.0,
 )
 
 
@@ -185,6 +196,27 @@ def test_without_a_claim_of_equality_the_page_says_what_differs_and_how_models_w
     assert not any(str(table.title).startswith("agreement") for table in tables_of(RESULT))
 
 
+def test_what_only_a_gpu_tells_is_shown_where_it_was_measured() -> None:
+    def headers(table: Table) -> list[str]:
+        return [str(column.header) for column in table.columns]
+
+    on_gpu = {"execution", "by events", "p90 by events", "peak GB"}
+    methods_table, floors = tables_of(RESULT)[0], tables_of(RESULT)[3]
+    assert not on_gpu & {*headers(methods_table)}
+    assert str(floors.title).startswith("a batch beside its floor, in ms: one read of the weights a call at 20 GB/s")
+    assert headers(floors)[-1] == "engine"
+    plain = [next(iter(column.cells)) for column in floors.columns]
+    assert plain[3:] == ["20.00", "4.00", "10.00", "1.00", "2.00", "50.0%", "5.0%", "45.0%"]
+    replayed = {"execution": "Captured", "device_ms": Latency(9.5, 9.6, 12.25), "peak_memory_gb": 14.5}
+    replayed |= {"capture_seconds": 2.5, "kernel_ms": 19.0}
+    rows = [replace(one, **replayed) if one.method == "plain" else one for one in RESULT.rows]
+    methods_table, *_, floors = tables_of(replace(RESULT, rows=rows))[:4]
+    assert on_gpu <= {*headers(methods_table)}
+    (cells,) = {tuple(list(column.cells)[1] for column in methods_table.columns if column.header in on_gpu)}
+    assert cells == ("Captured", "9.5", "12.2", "14.50")
+    assert [list(column.cells)[:2] for column in floors.columns][-2:] == [["5.0%", "–"], ["2.5", "–"]]
+
+
 def test_the_line_of_a_method_shows_how_its_answers_were_verified() -> None:
     verified = {"strict": "-", "bounded": "-.", "relaxed": "--", "lossless": ":"}
     others = [row(name, "ModelDrafter", 20, 3.0, verification=name) for name in verified]
@@ -243,6 +275,6 @@ def test_a_browser_shows_the_page(tmp_path: Path) -> None:
     shown = json.loads(title)
     assert len(shown["images"]) == len(PICTURES)
     assert min(shown["images"]) > 300
-    assert [rows for rows, _ in shown["tables"]] == [8, 6, 3, 6, 1]
+    assert [rows for rows, _ in shown["tables"]] == [8, 6, 3, 6, 6, 1]
     assert all(height > 10 * rows for rows, height in shown["tables"])
     assert shown["width"] <= 1200, "nothing but a table may be wider than the window"
