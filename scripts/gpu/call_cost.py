@@ -2,7 +2,7 @@
 
 Usage: ``python -m scripts.gpu.call_cost --out results``; writes ``call-cost.json`` and ``call-cost.md``. The weights
 are random and made on the device, in bfloat16. It should take about two minutes on an H100; ``--tiny`` runs all of it
-on a CPU, with small shapes.
+on a CPU, with small shapes. No GPU has run it yet.
 
 Columns: the model called as a search calls it (tokens, positions, an additive mask, a cache of the context), launched
 kernel by kernel and replayed as one CUDA graph. Below it ``measure_cost`` of the package and the price of a call ρ that

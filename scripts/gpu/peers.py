@@ -4,104 +4,38 @@ Usage: ``python -m scripts.gpu.peers --out results``; writes ``peers.json`` and 
 made on the machine. It takes under ten minutes on an H100 (it stops after nine and says what is missing); ``--tiny``
 runs all of it on a CPU, with small shapes.
 
-The peers, none of which is exact (each reports an overlap with something else):
-
-- NVIDIA recsys-examples, ``sid-gr-inference`` (README at commit f3da5b5): Qwen3-1.7B, 3 tokens, beam 256, an H100, no
-  reuse of prefixes. Its beams may be any three tokens of the vocabulary but the special ones: there is no catalog.
-- FlashRec 0.1.2: OneRec-1.7B, prompts of 2,465 tokens, n = 50, an RTX 5090: 15.1 requests per second.
+The peers, none of which is exact (each reports an overlap with something else), are NVIDIA's ``sid-gr-inference`` on an
+H100 and FlashRec 0.1.2 on an RTX 5090; ``peer_shapes.py`` says what is assumed. No GPU has run this yet.
 """
 
 import argparse
-import copy
 import gc
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, Qwen3Config
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
-from atspeed.decoding import Decoded, Drafter, ItemTrie, ModelDrafter, NoDrafter, SpeculativeDecoder, TrieDrafter
+from atspeed.decoding import (
+    Captured,
+    Decoded,
+    Drafter,
+    Eager,
+    ItemTrie,
+    ModelDrafter,
+    NoDrafter,
+    SpeculativeDecoder,
+    TrieDrafter,
+)
 from atspeed.decoding.cost import CallShape
 from atspeed.decoding.cost.bare_calls import BareCall
 from atspeed.decoding.forward import cache_argument
-from scripts.gpu.measuring import (
-    Times,
-    as_graph,
-    default_device,
-    peak_gb,
-    random_model,
-    table,
-    take_times,
-    write_results,
-)
+from scripts.gpu.measuring import Times, as_graph, default_device, peak_gb, table, take_times, write_results
+from scripts.gpu.peer_shapes import LEVELS, PEERS, TINY_PEERS, Peer, random_catalog, target_and_draft
 
 SECONDS = 540
-LEVELS = 3
-EXECUTIONS = ("Eager", "Captured")
-DRAFT_LAYERS = 2
-SHRUNK = 2.0**-10
-"""What the layers behind the draft's are multiplied by, where they write to the residual stream."""
-SPREAD = 8.0
-"""What the embeddings are multiplied by, so that logits differ as much as those of a trained model."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A shape.
-
-    Attributes:
-        name: whose.
-        vocabulary: tokens of the model.
-        codes: of each of the three levels; the last tokens of the vocabulary.
-        items: semantic IDs, all different.
-        cases: prompt tokens, batch size and beam width K; more than one method only for those in ``published``.
-        published: what the peer publishes for a case, or None.
-    """
-
-    name: str
-    vocabulary: int
-    codes: int
-    items: int
-    cases: tuple[tuple[int, int, int], ...]
-    published: dict[tuple[int, int, int], str | None]
-
-
-NVIDIA_PUBLISHED: dict[tuple[int, int, int], str | None] = {
-    (1000, 1, 256): "17.6 ms (H100)",
-    (1000, 4, 256): "47.7 ms (H100)",
-    (1000, 8, 256): "93.2 ms (H100)",
-    (5000, 1, 256): "42.3 ms (H100)",
-}
-ONEREC_PUBLISHED = {(2465, 1, 50): "15.1 requests/s (RTX 5090)", (2465, 1, 512): None, (2465, 1, 1000): None}
-ONEREC_WIDTHS = (1, 2, 5, 10, 20, 50, 100, 256, 512, 1000)
-PEERS = (
-    Peer("NVIDIA, 3 × 8,192 codes", 151_936, 8192, 1_500_000, tuple(NVIDIA_PUBLISHED), NVIDIA_PUBLISHED),
-    Peer("NVIDIA, 3 × 256 codes", 151_936, 256, 1_500_000, tuple(NVIDIA_PUBLISHED), NVIDIA_PUBLISHED),
-    Peer("OneRec", 176_245, 8192, 1_500_000, tuple((2465, 1, width) for width in ONEREC_WIDTHS), ONEREC_PUBLISHED),
-)
-TINY_PUBLISHED: dict[tuple[int, int, int], str | None] = {(24, 2, 5): "1 ms (nowhere)"}
-TINY_PEERS = (
-    Peer("wide", 400, 100, 3000, ((24, 2, 5), (24, 1, 1), (24, 1, 60)), TINY_PUBLISHED),
-    Peer("narrow", 100, 6, 60, ((24, 2, 5),), TINY_PUBLISHED),
-)
-
-
-def qwen3(vocabulary: int, tiny: bool) -> Qwen3Config:
-    """Return the configuration of Qwen3-1.7B, or a tiny one, with another vocabulary."""
-    hidden, layers, heads, head_size = (64, 3, 2, 32) if tiny else (2048, 28, 16, 128)
-    return Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
-        head_dim=head_size,
-        max_position_embeddings=40_960,
-        tie_word_embeddings=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -147,43 +81,6 @@ class PeerRow:
     prefill_ms: float
     decode_ms: float
     published: str | None
-
-
-def random_catalog(peer: Peer) -> ItemTrie:
-    """Return a trie over semantic IDs drawn without replacement, uniformly."""
-    generator = torch.Generator().manual_seed(0)
-    most = peer.codes**LEVELS
-    if most > 100 * peer.items:  # too many for a permutation, so many that hardly any is drawn twice
-        drawn = torch.randint(most, (2 * peer.items,), generator=generator).unique()
-        numbers = drawn[torch.randperm(len(drawn), generator=generator)[: peer.items]]
-    else:
-        numbers = torch.randperm(most, generator=generator)[: peer.items]
-    digits = torch.stack([numbers // peer.codes**level % peer.codes for level in reversed(range(LEVELS))], dim=1)
-    first = peer.vocabulary - LEVELS * peer.codes
-    return ItemTrie(first + peer.codes * torch.arange(LEVELS) + digits)
-
-
-@torch.no_grad()
-def target_and_draft(peer: Peer, device: torch.device, tiny: bool) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Return a target, and as its draft its first two layers, with the same embeddings.
-
-    The target's other layers add next to nothing, so the draft is almost always right: its times are the best that a
-    draft of this size can give, as plain search's are the worst.
-    """
-    target = random_model(qwen3(peer.vocabulary, tiny), device)
-    target.model.embed_tokens.weight.mul_(SPREAD)
-    for layer in target.model.layers[DRAFT_LAYERS:]:
-        for writer in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            writer.weight.mul_(SHRUNK)
-    config = copy.deepcopy(target.config)
-    config.num_hidden_layers = DRAFT_LAYERS
-    config.layer_types = config.layer_types[:DRAFT_LAYERS]
-    with torch.device("meta"):
-        draft = AutoModelForCausalLM.from_config(config, dtype=target.dtype).eval()
-    for name, module in target.model.named_children():
-        setattr(draft.model, name, module if name != "layers" else nn.ModuleList(module[:DRAFT_LAYERS]))
-    draft.lm_head = target.lm_head
-    return target, draft
 
 
 def drafters(num_beams: int) -> dict[str, Drafter]:
@@ -234,32 +131,32 @@ class Case:
         self.prefill_ms, self.decode_ms = floor(self.target, self.prompts, self.num_beams)
         self.reference: Tensor | None = None
 
-    def measure(self, execution_name: str, method: str) -> PeerRow:
-        """Return the row of a method; plain search by ``Eager`` must come first."""
-        execution = self._execution(execution_name)
+    def executions(self) -> list[Eager | Captured]:
+        """Return the ways to run a search, ``Eager`` first, whose plain search all others are compared with."""
+        length, batch_size, num_beams = self.case
+        return [
+            Eager(),
+            Captured(num_beams=(num_beams,), batch_sizes=(batch_size,), prompt_lengths=(length,)),
+        ]
+
+    def measure(self, execution: Eager | Captured, method: str) -> PeerRow:
+        """Return the row of a method."""
         drafter = drafters(self.num_beams)[method]
-        settings = {} if execution is None else {"execution": execution}
-        decode = SpeculativeDecoder(self.target, self.trie, drafter, draft=self.draft, **settings)
+        decode = SpeculativeDecoder(self.target, self.trie, drafter, draft=self.draft, execution=execution)
+
+        def answer() -> Decoded:
+            return decode(self.prompts, self.mask, self.num_beams)
+
         before = _allocated_gb()
-        decoded = decode(self.prompts, self.mask, self.num_beams)
+        decoded = answer()
         kept = None if before is None else _allocated_gb() - before
         if self.reference is None:
             self.reference = decoded.leaves
-        times = take_times(lambda: decode(self.prompts, self.mask, self.num_beams))
-        peak = peak_gb(lambda: decode(self.prompts, self.mask, self.num_beams))
-        captures = getattr(execution, "captures", [])
-        row = self._row(execution_name, method, decoded, times, peak, kept, sum(each.seconds for each in captures))
-        if captures:
+        times, peak, capture_seconds = take_times(answer), peak_gb(answer), None
+        if isinstance(execution, Captured):
+            capture_seconds = sum(capture.seconds for capture in execution.captures)
             execution.release()
-        return row
-
-    def _execution(self, name: str):
-        if name == "Eager":
-            return None
-        from atspeed.decoding.execution import Captured
-
-        length, batch_size, num_beams = self.case
-        return Captured(num_beams=(num_beams,), batch_sizes=(batch_size,), prompt_lengths=(length,))
+        return self._row(type(execution).__name__, method, decoded, times, peak, kept, capture_seconds)
 
     def _row(
         self,
@@ -269,7 +166,7 @@ class Case:
         times: Times,
         peak: float | None,
         kept: float | None,
-        capture_seconds: float,
+        capture_seconds: float | None,
     ) -> PeerRow:
         rows = decoded.leaves.tolist()
         reference = self.reference.tolist()
@@ -289,7 +186,7 @@ class Case:
             target_tokens=sum(shape.total_tokens for shape in decoded.target_shapes),
             peak_gb=peak,
             kept_gb=kept,
-            capture_seconds=capture_seconds or None,
+            capture_seconds=capture_seconds,
             overlap=same / (batch_size * num_answers),
             illegal=batch_size * num_answers - int(legal.sum()),
             duplicates=sum(len(found) - len(set(found)) for found in rows),
@@ -307,7 +204,6 @@ def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--executions", nargs="+", default=EXECUTIONS, choices=EXECUTIONS)
     parser.add_argument("--tiny", action="store_true", help="small shapes, for a CPU")
     options = parser.parse_args()
     end = time.perf_counter() + SECONDS
@@ -321,10 +217,12 @@ def main() -> None:
                 missing.append(f"{peer.name} {shape}")
                 continue
             case = Case(peer, shape, models, trie)
-            methods = drafters(1) if shape in peer.published else ["plain"]
-            for execution in options.executions if shape in peer.published else ["Eager"]:
-                rows += [case.measure(execution, method) for method in methods]
-                write(options.out, rows, missing)
+            if shape not in peer.published:
+                rows.append(case.measure(Eager(), "plain"))
+            else:
+                for execution in case.executions():
+                    rows += [case.measure(execution, method) for method in drafters(1)]
+            write(options.out, rows, missing)
         del models
         gc.collect()  # a model is a cycle of references, and the next one needs its memory
     write(options.out, rows, missing)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.gpu.peers import LEVELS, Peer, random_catalog, target_and_draft
+from scripts.gpu.peer_shapes import LEVELS, Peer, random_catalog, target_and_draft
 
 ROOT = Path(__file__).parents[3]
 
