@@ -44,7 +44,8 @@ LLAMA_68M: Shape = {
 }
 SHAPES: dict[str, dict[str, Shape]] = {
     "7b": {"target": LLAMA_7B, "draft": LLAMA_68M},
-    "half-7b": {"target": {**LLAMA_7B, "num_hidden_layers": 16}},
+    "7b-24-layers": {"target": {**LLAMA_7B, "num_hidden_layers": 24}},
+    "7b-12-layers": {"target": {**LLAMA_7B, "num_hidden_layers": 12}},
     "tiny": {"target": {"hidden_size": 64, "num_attention_heads": 4}, "draft": {"num_hidden_layers": 2}},
 }
 """By stage; the names are those of a configuration of transformers."""
@@ -166,6 +167,7 @@ def write_table(out: Path) -> None:
     notes = (
         "Computed: weights, gradients and optimizer states, as docs/memory.md says; without activations, buffers and "
         "CUDA itself, which the measured values have.",
+        "Not computed either: on a GPU torch's AdamW takes 4 more bytes per trained parameter for a moment in a step.",
         "Allocated and reserved: torch's peaks. Device: the most in use on the GPU, as nvidia-smi shows it. CPU: the "
         "process's peak.",
         "One process, five steps (the target cache: all requests), generated data (EmbeddedCatalog).",
