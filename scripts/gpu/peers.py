@@ -11,6 +11,7 @@ H100 and FlashRec 0.1.2 on an RTX 5090; ``peer_shapes.py`` says what is assumed.
 import argparse
 import gc
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,22 +211,28 @@ def main() -> None:
     rows: list[PeerRow] = []
     missing: list[str] = []
     for peer in TINY_PEERS if options.tiny else PEERS:
-        trie = random_catalog(peer).to(default_device())
-        models = target_and_draft(peer, default_device(), options.tiny)
-        for shape in peer.cases:
-            if time.perf_counter() > end:
-                missing.append(f"{peer.name} {shape}")
-                continue
-            case = Case(peer, shape, models, trie)
-            if shape not in peer.published:
-                rows.append(case.measure(Eager(), "plain"))
-            else:
-                for execution in case.executions():
-                    rows += [case.measure(execution, method) for method in drafters(1)]
+        for row in measured(peer, options.tiny, end, missing):
+            rows.append(row)
             write(options.out, rows, missing)
-        del models
         gc.collect()  # a model is a cycle of references, and the next one needs its memory
     write(options.out, rows, missing)
+
+
+def measured(peer: Peer, tiny: bool, end: float, missing: list[str]) -> Iterator[PeerRow]:
+    """Yield the rows of a peer; cases that would begin after ``end`` are added to the missing ones."""
+    trie = random_catalog(peer).to(default_device())
+    models = target_and_draft(peer, default_device(), tiny)
+    for shape in peer.cases:
+        if time.perf_counter() > end:
+            missing.append(f"{peer.name} {shape}")
+            continue
+        case = Case(peer, shape, models, trie)
+        if shape in peer.published:
+            for execution in case.executions():
+                for method in drafters(1):
+                    yield case.measure(execution, method)
+        else:
+            yield case.measure(Eager(), "plain")
 
 
 def write(folder: Path, rows: list[PeerRow], missing: list[str]) -> None:
