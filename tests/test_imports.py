@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": {"catalog", "prompts", "data", "models", "decoding", "metrics", "recommender"},
     "preparation": {"catalog", "data", "decoding"},
     "doctor": {"catalog", "prompts", "data", "models", "decoding", "recommender", "benchmark", "preparation"},
-    "serving": {"catalog", "recommender"},
+    "serving": {"catalog", "decoding", "recommender"},
     "modules": MODULES,
     "callbacks": {"modules", *MODULES},
     "cli": {"callbacks", "modules", "benchmark", "preparation", "doctor", "serving", *MODULES},

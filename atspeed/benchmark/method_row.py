@@ -75,7 +75,8 @@ class MethodRow:
         ndcg_difference_interval: as ``recall_difference_interval``.
         phases_ms: milliseconds per batch of each phase; None for points of a curve and ``transformers.generate``.
         trie_target_calls: for a method with a draft, the fewest target calls of a strict ``TrieDrafter`` method.
-        execution: class of the execution, ``Eager`` or ``Captured``; None for ``transformers.generate``.
+        execution: class of the execution, ``Eager`` or ``Captured``; the former also where none of the sizes to capture
+            fits. None for ``transformers.generate``.
         device_ms: as ``latency_ms``, by CUDA events (:class:`atspeed.benchmark.timing.Took`); None on a CPU.
         target_tokens: tokens in the target's forward passes, per request, padding included; None for
             ``transformers.generate``.

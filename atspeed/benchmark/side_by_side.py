@@ -47,10 +47,12 @@ class Captures(NamedTuple):
     Attributes:
         seconds: time of warm-ups and captures; None where nothing is captured.
         held_bytes: memory on the GPU that they hold; 0 on a CPU.
+        nothing_fits: whether it would capture, but none of the sizes at hand, so that it runs eagerly.
     """
 
     seconds: float | None = None
     held_bytes: int = 0
+    nothing_fits: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,12 @@ class SideBySide:
             memory = measurement.extra_bytes
             row = replace(
                 row,
+                execution="Eager" if held.nothing_fits else row.execution,
                 capture_seconds=held.seconds,
                 peak_memory_gb=None if memory is None else (models_bytes + held.held_bytes + memory) / 1e9,
             )
             if self.profiled_batches and name in profiled_names:
-                row = replace(row, **self._profile(name, searches[name], measurement, profiled, batches))
+                row = replace(row, **self._profile(row, searches[name], measurement, profiled, batches))
             if row.phases_ms and row.verification == "strict":
                 predictions.append(
                     self.predictor.row(
@@ -166,16 +169,18 @@ class SideBySide:
         for batch in batches:
             search(batch)
         held = _reserved_bytes(self.target.device) - before
+        if not execution.captures:
+            return Captures(nothing_fits=True)
         return Captures(sum(capture.seconds for capture in execution.captures), held)
 
     def _profile(
-        self, name: str, search: Search, measurement: Measurement, profiled: slice, batches: list[RequestBatch]
+        self, row: MethodRow, search: Search, measurement: Measurement, profiled: slice, batches: list[RequestBatch]
     ) -> dict[str, Any]:
         """Return the columns of a row that come from the profiled batches alone."""
         columns: dict[str, Any] = {}
         device = self.target.device
-        if not isinstance(self.methods[name].execution, Captured):  # what replays a graph calls no module
-            columns["phases_ms"] = measure_phases(self.decoders[name], batches[profiled], measurement.num_beams)
+        if row.capture_seconds is None:  # what replays a graph calls no module
+            columns["phases_ms"] = measure_phases(self.decoders[row.method], batches[profiled], row.num_beams)
         if device.type == "cuda":
             seconds = [kernel_seconds(partial(search, batch), device) for batch in batches[profiled]]
             columns["kernel_ms"] = 1000 * sum(seconds) / len(seconds)

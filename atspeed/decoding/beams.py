@@ -113,12 +113,15 @@ def advance_beams(beams: Beams, trie: ItemTrie, nodes: Tensor, scores: Tensor) -
     """
     width = beams.width
     if trie.has_one_length:  # all candidates of a request end or none does, so nothing is to be merged
-        extended = beams._replace(nodes=nodes, scores=scores, depth=beams.depth + 1)
-        if not trie.sizing.any(ends := extended.depth == trie.max_depth):
-            return extended
-        root, nothing = torch.full_like(extended.nodes, ROOT), torch.full_like(extended.scores, -torch.inf)
-        ended = extended._replace(nodes=root, scores=nothing, leaves=extended.nodes, leaf_scores=extended.scores)
-        return ended.where(ends, extended, trie.sizing)
+        depth = beams.depth + 1
+        ends = depth == trie.max_depth
+        if trie.sizing.any(ends):
+            ends = ends[:, None]
+            beams = beams._replace(
+                leaves=torch.where(ends, nodes, beams.leaves), leaf_scores=torch.where(ends, scores, beams.leaf_scores)
+            )
+            nodes, scores = nodes.masked_fill(ends, ROOT), scores.masked_fill(ends, -torch.inf)
+        return beams._replace(nodes=nodes, scores=scores, depth=depth)
     ends = trie.is_leaf(nodes)
     leaves = select_top(
         torch.cat([beams.leaves, nodes[:, :width]], dim=1),

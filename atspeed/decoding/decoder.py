@@ -65,6 +65,9 @@ class SpeculativeDecoder:
         if max_prompt_tokens is not None:
             self._probe(max_prompt_tokens, max_draft_prompt_tokens or max_prompt_tokens)
         drafter.prepare(target, self.draft, self.verifier.tolerance)
+        if max_prompt_tokens is not None:
+            with torch.inference_mode():
+                self.execution.prepare(self._engine(), max_prompt_tokens, max_draft_prompt_tokens or max_prompt_tokens)
 
     def _probe(self, prompt_tokens: int, draft_prompt_tokens: int) -> None:
         ensure_tree_attention(self.target, prompt_tokens, self.trie.max_depth)
@@ -120,10 +123,10 @@ class SpeculativeDecoder:
         allowed = item_filter.node_mask(self.trie, len(prompts)) if item_filter else None
         seeds = seeds_or_random(seeds, prompts[:, 0], self.verifier)
         requests = Requests(prompts, prompt_mask, draft_prompts, draft_prompt_mask, allowed, seeds)
-        engine = Engine(
-            self.target, self.draft, self.drafter, self.verifier, self.normalize, self.trie, self.draft_trie
-        )
-        return self.execution.answer(engine, requests, num_beams)
+        return self.execution.answer(self._engine(), requests, num_beams)
+
+    def _engine(self) -> Engine:
+        return Engine(self.target, self.draft, self.drafter, self.verifier, self.normalize, self.trie, self.draft_trie)
 
 
 def _check_tokens(name: str, model: PreTrainedModel, tokens: Tensor) -> None:

@@ -132,7 +132,8 @@ class PrefixScorer(ScoredPrefixes):
 
     def _score(self, nodes: Tensor, always: bool = False, most: int | None = None) -> None:
         most = nodes.shape[1] if most is None else most
-        nodes = self._unscored(self._with_riders(nodes), most + (most + 1) * self.trie.longest_ride)
+        most = min(most + (most + 1) * self.trie.longest_ride, len(self.trie.parent))
+        nodes = self._unscored(self._with_riders(nodes), most)
         if self._has_prompt and nodes.shape[1] == 0:
             if not always:
                 return
@@ -205,6 +206,10 @@ class PrefixScorer(ScoredPrefixes):
             useless = useless | ~self.allowed.gather(1, nodes)
         nodes = nodes.masked_fill(useless, ROOT).sort(1).values
         nodes[:, 1:].masked_fill_(nodes[:, 1:] == nodes[:, :-1], ROOT)  # each node once
+        return self._without_padding(nodes, most)
+
+    def _without_padding(self, nodes: Tensor, most: int) -> Tensor:
+        """Return nodes with their padding at the end and cut off; ``[B, T]`` → ``[B, T' ≤ most]``."""
         nodes = nodes.sort(1, descending=True).values
         return nodes[:, : self.trie.sizing.width((nodes != ROOT).sum(1), most)]
 

@@ -297,7 +297,7 @@ class ItemTrie:
             limit: the lists are cut after so many.
         """
         count = self.num_children.take(nodes)
-        most = self.most_in_list(nodes.shape[1]) if limit is None else limit
+        most = self.most_in_list(nodes.shape[1]) if limit is None else min(limit, len(self.parent))
         return concatenate_spans(
             self.first_child.take(nodes), count if valid is None else count * valid, most, self.sizing
         )

@@ -20,6 +20,7 @@ from atspeed.decoding import (
 )
 from atspeed.decoding.constructor_arguments import constructor_arguments
 from atspeed.decoding.cost import CostModel, keep_cost, measured_cost
+from atspeed.decoding.execution import Execution
 from atspeed.decoding.forward import Normalize
 from atspeed.metrics import CatalogCoverage, ExactShare, HitRateAtK, MRRAtK, NDCGAtK, RecallAtK, Speculation
 from atspeed.models import ModelSource, pack_linears
@@ -82,6 +83,7 @@ class Inference(StageModule):
             all known items.
         seed: of a verifier that samples; an answer depends on it and on the row of its request in the split, but
             neither on the batch nor on the process.
+        execution: how searches are run; ``Captured`` replays them as CUDA graphs.
 
     Raises:
         ValueError: if ``num_beams`` or ``metrics_at`` is out of range.
@@ -99,6 +101,7 @@ class Inference(StageModule):
         normalize: Normalize = "vocabulary",
         exclude_seen: bool = False,
         seed: int = 0,
+        execution: Execution | None = None,
     ) -> None:
         super().__init__(stage)
         require_at_least(1, model__num_beams=num_beams)
@@ -114,6 +117,7 @@ class Inference(StageModule):
         self.normalize = normalize
         self.exclude_seen = exclude_seen
         self.seed = seed
+        self.execution = execution
         self.ranking, self.sid_ranking = (
             MetricCollection(
                 {f"{name}@{k}": metric(k) for name, metric in RANKING_METRICS.items() for k in metrics_at},
@@ -173,6 +177,7 @@ class Inference(StageModule):
             max_prompt_tokens=self.data.encoder.max_prompt_tokens,
             draft_tokens=self.draft_tokens,
             max_draft_prompt_tokens=self.data.draft_encoder.max_prompt_tokens,
+            execution=self.execution,
         )
 
     def item_filter(self, batch: RequestBatch) -> ItemFilter | None:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from atspeed.decoding import (
     BoundedTopK,
+    Drafter,
     ItemFilter,
     LosslessSampling,
     NoDrafter,
@@ -24,6 +25,7 @@ from atspeed.decoding import (
     Verifier,
 )
 from atspeed.decoding.drafters.calibration import keep_calibration
+from atspeed.decoding.execution import Eager, Execution
 from atspeed.models import pack_linears
 from atspeed.recommender.answering_method import Method
 from atspeed.recommender.answers import Answer, answers
@@ -62,6 +64,7 @@ class Recommender:
         dtype: of the models, ``float32``, ``bfloat16`` or ``int8``; the bundle's if not given.
         cost_folder: where the measured costs of calls are kept, for drafters that go by them; without it they are
             measured at every start.
+        execution: how searches are run; ``Captured`` replays them as CUDA graphs.
 
     Attributes:
         bundle: the bundle.
@@ -75,8 +78,10 @@ class Recommender:
         device: torch.device | str | None = None,
         dtype: str | None = None,
         cost_folder: Path | None = None,
+        execution: Execution | None = None,
     ) -> None:
         self.bundle = bundle
+        self.execution = execution or Eager()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.num_beams = bundle.settings.num_beams
         self.served = ServedCatalog(bundle, bundle.items, 1, self.device)
@@ -86,6 +91,7 @@ class Recommender:
             self._learn_costs(cost_folder)
         own = bundle.settings.verifier
         self._verifiers: dict[str, Verifier] = {**{name: cls() for name, cls in VERIFIERS.items()}, own.name: own}
+        self._drafters: dict[Method, Drafter] = {}
         self._lock = threading.Lock()  # models and drafters keep state while they work
         self._decoder(self.served, self.method())  # refuses what cannot work before the first request
 
@@ -99,6 +105,7 @@ class Recommender:
         check: Check = "full",
         trust_code: bool = False,
         cost_folder: Path | None = None,
+        execution: Execution | None = None,
     ) -> "Recommender":
         """Check and load a bundle; see :class:`Bundle` and :class:`Recommender`.
 
@@ -106,7 +113,7 @@ class Recommender:
             FileNotFoundError: if there is no bundle.
             ValueError: if it is damaged, newer than this version, or cannot be used as asked.
         """
-        return cls(Bundle(Path(path), check, trust_code), device, dtype, cost_folder)
+        return cls(Bundle(Path(path), check, trust_code), device, dtype, cost_folder, execution)
 
     def _load_model(self, name: str, dtype: str | None) -> PreTrainedModel:
         encoder = self.served.encoder if name == TARGET else self.served.draft_encoder
@@ -145,15 +152,23 @@ class Recommender:
             served.decoders[method] = SpeculativeDecoder(
                 self.target,
                 served.trie,
-                copy.deepcopy(settings.drafter) if method.speculation else NoDrafter(),
+                self._drafter(method),
                 self._verifiers[method.verification],
                 self.draft,
                 settings.normalize,
                 max_prompt_tokens=served.encoder.max_prompt_tokens,
                 draft_tokens=served.draft_tokens,
                 max_draft_prompt_tokens=served.draft_encoder.max_prompt_tokens,
+                execution=self.execution,
             )
         return served.decoders[method]
+
+    def _drafter(self, method: Method) -> Drafter:
+        """Return the drafter of a method, one for all versions of the catalog."""
+        if method not in self._drafters:
+            speculative = copy.deepcopy(self.bundle.settings.drafter)
+            self._drafters[method] = speculative if method.speculation else NoDrafter()
+        return self._drafters[method]
 
     def build(self, items: pa.Table, version: int) -> ServedCatalog:
         """Return another version of the catalog, ready to be assigned to :attr:`served`.

@@ -13,6 +13,7 @@ import torch
 import uvicorn
 
 from atspeed.checks import require_at_least
+from atspeed.decoding.execution import Execution
 from atspeed.recommender import Recommender
 from atspeed.recommender.manifest import Check
 from atspeed.serving.app import create_app
@@ -54,6 +55,8 @@ class Server:
         max_history: most items of a history.
         drain_seconds: how long accepted requests may take after the first signal.
         log_histories: whether log lines have the histories of requests.
+        execution: how searches are run; ``Captured`` replays them as CUDA graphs, which are made before the service is
+            ready.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Server:
         max_history: int = 1000,
         drain_seconds: int = 30,
         log_histories: bool = False,
+        execution: Execution | None = None,
     ) -> None:
         self.bundle = bundle
         self.host = host
@@ -85,6 +89,7 @@ class Server:
         self.check: Check = check
         self.trust_code = trust_code
         self.state = state
+        self.execution = execution
         self.drain_seconds = drain_seconds
         require_at_least(1, drain_seconds=drain_seconds)
         self.settings = ServiceSettings(
@@ -108,6 +113,7 @@ class Server:
             check=self.check,
             trust_code=self.trust_code,
             cost_folder=self.state / "cost" if self.state else None,
+            execution=self.execution,
         )
 
     def run(self) -> int:

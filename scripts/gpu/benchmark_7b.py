@@ -3,21 +3,27 @@
 Usage, for all pieces, with the folder that ``pack_inputs.py`` made::
 
     for batch in 1 4 16; do
-      python scripts/gpu/benchmark_7b.py --inputs inputs --out results --batch-size $batch --num-beams 1 5 10
-      python scripts/gpu/benchmark_7b.py --inputs inputs --out results --batch-size $batch --num-beams 20 50
+      for beams in "1 5" "10 20" 50; do
+        python scripts/gpu/benchmark_7b.py --inputs inputs --out results --batch-size $batch --num-beams $beams
+      done
     done
 
-Each piece grows both models anew (a minute or two on a CPU) and writes ``benchmark-7b-batch-1-k-20-50.json``, ``.md``
-and ``.html``. What it measures is configs/benchmark-7b.yaml; docs/benchmark.md explains the columns. ``--tiny`` runs all of
-it on a CPU, with models that are grown to a few channels. No GPU has run it yet.
+Each piece grows both models anew (a minute or two on a CPU) and writes ``benchmark-7b-batch-1-k-10-20.json``, ``.md``
+and ``.html``. What it measures is configs/benchmark-7b.yaml; docs/benchmark.md explains the columns. ``--tiny`` runs
+all of it on a CPU, with models that are grown to a few channels. No GPU has run it yet.
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from atspeed.cli.main import main as run_atspeed
+from atspeed.cli.shipped_configs import find_config
 
 TINY = {
     **{f"target.{name}": size for name, size in {"hidden_size": 64, "intermediate_size": 96}.items()},
@@ -27,6 +33,23 @@ TINY = {
     **{"num_requests": 4, "num_warmup": 1, "profiled_batches": 1, "num_threads": 1, "device": "cpu"},
 }
 """Options of ``--tiny``."""
+LARGE_BATCH = 16
+"""With so many requests, slots for keys take so much memory that all prompts are padded to the largest length."""
+
+
+def methods_for(batch_size: int, num_beams: Sequence[int]) -> dict[str, Any]:
+    """Return the methods of the config, as captured and as priced for a batch size and for beam widths."""
+    config = yaml.safe_load(Path(find_config("benchmark-7b.yaml")).read_text())
+    methods: dict[str, Any] = json.loads(json.dumps(config["methods"]))  # a copy of what YAML shares
+    for method in methods.values():
+        if "execution" in method:
+            sizes = method["execution"]["init_args"]
+            sizes |= {"num_beams": [*num_beams], "batch_sizes": [batch_size]}
+            if batch_size >= LARGE_BATCH:
+                sizes["prompt_lengths"] = sizes["prompt_lengths"][-1:]
+        if "PriceAware" in str(method["drafter"]):
+            method["drafter"]["init_args"]["batch_size"] = batch_size
+    return methods
 
 
 def options_for(batch_size: int, num_beams: Sequence[int], inputs: Path, run_dir: Path, tiny: bool) -> list[str]:
@@ -44,6 +67,8 @@ def options_for(batch_size: int, num_beams: Sequence[int], inputs: Path, run_dir
         "out": run_dir,
         "batch_sizes": [batch_size],
         "num_beams": list(num_beams),
+        "num_requests": max(64, 16 * batch_size),
+        "methods": json.dumps(methods_for(batch_size, num_beams)),
         "data.source": "AtSpeedLayout",
         "data.source.root": inputs / "data",
         **(TINY if tiny else {}),

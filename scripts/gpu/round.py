@@ -189,7 +189,8 @@ def measure_compiled(model: PreTrainedModel, shape: CallShape, backend: str) -> 
     for mode in (None, "reduce-overhead"):
         torch.compiler.reset()
         settings = {"mode": mode} if backend == "inductor" else {}
-        model.forward = torch.compile(forward, backend=backend, dynamic=False, **settings)  # type: ignore[method-assign]
+        compiled = torch.compile(forward, backend=backend, dynamic=False, **settings)
+        model.forward = compiled  # type: ignore[method-assign]
         call = BareCall(model, shape)
         times.append(take_times(as_graph(call) if mode is None else call).median)
     model.forward = forward  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from atspeed.benchmark import Benchmark, Method
 from atspeed.benchmark.growth_record import grown_from
+from atspeed.benchmark.report.tables import tables_of
 from atspeed.data import EmbeddedCatalog, RecommendationData
 from atspeed.decoding import BoundedTopK, Captured, ModelDrafter, NoDrafter, TrieDrafter
 from atspeed.models import Grown, Int8, ModelSource, NewModel
@@ -28,6 +29,9 @@ def measure(folder: Path, methods: dict[str, Method], target: ModelSource = TARG
     result = benchmark.run(RecommendationData(EmbeddedCatalog(num_users=40, num_items=140), max_history=8))
     written = json.loads((folder / "benchmark" / "benchmark.json").read_text())
     assert written == json.loads(json.dumps(asdict(result)))
+    page = (folder / "benchmark" / "benchmark.md").read_text()
+    assert page.startswith(f"{written['environment']['device']}; torch {torch.__version__}")
+    assert page.count("\n### ") == len(tables_of(result))
     return written
 
 
@@ -117,11 +121,14 @@ def test_plain_beam_search_may_run_another_way_but_is_plain(tmp_path: Path) -> N
         "trie": Method(TrieDrafter(64), execution=Captured((2,), (2,), (64,))),
         "plain": Method(NoDrafter(), execution=Captured((2,), (2,), (64,))),
         "plain_eager": Method(NoDrafter()),
+        "too_wide": Method(NoDrafter(), execution=Captured((5,))),
     }
     result = measure(tmp_path, methods, num_beams=(2,), batch_sizes=(2,))
-    generate, plain, trie, eager = result["rows"]
-    assert [row["method"] for row in result["rows"]] == ["hf_generate", "plain", "trie", "plain_eager"]
-    assert [row["execution"] for row in result["rows"]] == [None, "Captured", "Captured", "Eager"]
+    generate, plain, trie, eager, too_wide = result["rows"]
+    assert [row["method"] for row in result["rows"]] == ["hf_generate", "plain", "trie", "plain_eager", "too_wide"]
+    assert [row["execution"] for row in result["rows"]] == [None, "Captured", "Captured", "Eager", "Eager"]
+    assert too_wide["capture_seconds"] is None
+    assert too_wide["phases_ms"]["target"] > 0
     assert plain["identical_to_hf"] == trie["identical_to_hf"] == eager["identical_to_hf"] == 1
     assert plain["capture_seconds"] > 0 < trie["capture_seconds"]
     assert eager["capture_seconds"] is eager["peak_memory_gb"] is plain["phases_ms"] is generate["floor"] is None

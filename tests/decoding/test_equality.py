@@ -17,6 +17,7 @@ from atspeed.decoding import (
     SpeculativeDecoder,
     TrieDrafter,
 )
+from atspeed.decoding.execution import Execution
 from tests.decoding.priced import PRICED
 from tests.decoding.tiny import (
     END_TOKEN,
@@ -58,10 +59,11 @@ def assert_equals_generate(
     drafter: Drafter,
     draft: PreTrainedModel,
     end_token: int | None = None,
+    execution: Execution | None = None,
 ) -> None:
     trie = ItemTrie(sids)
     expected_codes, expected_scores = HFGenerate(target, sids, end_token=end_token)(prompts, mask, num_beams)
-    decoded = SpeculativeDecoder(target, trie, drafter, draft=draft)(prompts, mask, num_beams)
+    decoded = SpeculativeDecoder(target, trie, drafter, draft=draft, execution=execution)(prompts, mask, num_beams)
     assert_same_answers(trie, decoded, expected_codes, expected_scores)
 
 

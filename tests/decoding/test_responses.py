@@ -22,6 +22,7 @@ from atspeed.decoding import (
     TrieDrafter,
     Verifier,
 )
+from atspeed.decoding.execution import Execution
 from tests.decoding.test_equality import DRAFTERS, assert_same_answers, thorough
 from tests.decoding.tiny import END_TOKEN, random_prompts, random_sids, tiny_model
 
@@ -73,10 +74,21 @@ class Case:
         self.draft = tiny_model("gpt2", DRAFT_VOCAB_SIZE)
 
     def decode(
-        self, num_beams: int, drafter: str = "none", verifier: Verifier | None = None, **more: object
+        self,
+        num_beams: int,
+        drafter: str = "none",
+        verifier: Verifier | None = None,
+        execution: Execution | None = None,
+        **more: object,
     ) -> Decoded:
         decoder = SpeculativeDecoder(
-            self.target, self.trie, DRAFTERS[drafter], verifier, self.draft, draft_tokens=self.draft_tokens
+            self.target,
+            self.trie,
+            DRAFTERS[drafter],
+            verifier,
+            self.draft,
+            draft_tokens=self.draft_tokens,
+            execution=execution,
         )
         prompts, mask = self.draft_prompts
         return decoder(

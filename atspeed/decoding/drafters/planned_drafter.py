@@ -46,12 +46,12 @@ class PlannedDrafter(Drafter):
         return Proposal(torch.cat([beams.nodes[:, :0], *(level for level, _ in drawn)], dim=1), drawn)
 
 
-def planned_widths(plan: Plan, num_first: int) -> Array:
+def planned_widths(plan: Plan, num_nodes: list[int]) -> Array:
     """Return the widths that are expected to save most, 0 where nothing pays: ``[L, L]``, int64.
 
     Args:
         plan: the prices.
-        num_first: number of first codes: the level below the root may be proposed complete.
+        num_nodes: of each level of the catalog. No width is larger, and the level below the root may be complete.
     """
     num_levels = len(plan.tokens)
     chosen = np.zeros((num_levels, num_levels), dtype=np.int64)
@@ -63,11 +63,12 @@ def planned_widths(plan: Plan, num_first: int) -> Array:
             width, coverage = outlook.widths[0, gain.argmax()], outlook.coverage[0, gain.argmax()]
             best = gain.max()
             if depth == level == 0:
-                of_all = plan.gain(outlook, tokens, covered, np.array([[num_first]]), 1.0, plan.num_beams)[0, 0]
+                of_all = plan.gain(outlook, tokens, covered, np.array([num_nodes[:1]]), 1.0, plan.num_beams)[0, 0]
                 if of_all >= best:
-                    best, width, coverage = of_all, num_first, 1.0
+                    best, width, coverage = of_all, num_nodes[0], 1.0
             if best <= 0:
                 break
+            width = min(width, num_nodes[depth + level])
             chosen[depth, level] = width
             tokens, covered = tokens + width, covered * coverage
     return chosen

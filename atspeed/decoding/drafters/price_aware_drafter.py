@@ -1,6 +1,7 @@
 """Spends tokens by the price of a call."""
 
 import logging
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -124,7 +125,8 @@ class PriceAwareDrafter(Drafter):
             batch_size if self._tolerance == 0 else self.batch_size,
             prompt_tokens if self._tolerance == 0 else CONTEXT,
         )
-        return PlannedDrafter(planned_widths(plan, trie.widest[0]), target.device)
+        num_nodes = [end - begin for begin, end in pairwise(trie.depth_start[1:])]
+        return PlannedDrafter(planned_widths(plan, num_nodes), target.device)
 
     def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
         """Return the nodes that are expected to save more than they cost; see :meth:`Drafter.propose`."""

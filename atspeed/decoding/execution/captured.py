@@ -1,7 +1,9 @@
 """A search with fixed shapes, whose rounds replay as CUDA graphs."""
 
+import itertools
 import logging
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -20,11 +22,11 @@ MOVING_ROTARY = ("dynamic", "longrope")
 class Captured(Execution):
     """Runs each round, the draft's calls and the selection included, as one CUDA graph.
 
-    Batches and prompts are padded to the next of the given sizes, and for each combination of sizes that requests come
-    in, the rounds are captured once, when the first such batch comes. Everything has its largest size: key-value slots
-    for prompt and nodes of all rounds, nodes of a call, children of a node. So it pays where launching operations and
-    waiting for the device take longer than computing a bit more: on a GPU. On a CPU the same functions are run as they
-    are, which is for tests.
+    Batches and prompts are padded to the next of the given sizes. For each combination of sizes the rounds are captured
+    once: beforehand where the decoder knows how long prompts may be, otherwise when the first such batch comes.
+    Everything has its largest size: key-value slots for prompt and nodes of all rounds, nodes of a call, children of a
+    node. So it pays where launching operations and waiting for the device take longer than computing a bit more: on a
+    GPU. On a CPU the same functions are run as they are, which is for tests.
 
     What has another shape is answered by :class:`Eager`, with one log line for each shape; so is everything if the
     rotary embedding of a model depends on the prompts' lengths (``longrope``, ``dynamic``).
@@ -68,28 +70,45 @@ class Captured(Execution):
         """Drop what has been captured, and its memory."""
         self._searches.clear()
 
+    def prepare(self, engine: Engine, prompt_tokens: int, draft_prompt_tokens: int) -> None:
+        """Capture all sizes up to the longest prompts; see :meth:`Execution.prepare`."""
+        lengths, draft_lengths = self._lengths_up_to(prompt_tokens), self._lengths_up_to(draft_prompt_tokens)
+        pairs: Iterable[tuple[int, int]] = itertools.product(lengths, draft_lengths)
+        if engine.draft is None:
+            pairs = [(length, 0) for length in lengths]
+        elif prompt_tokens == draft_prompt_tokens:  # both models read the same prompts
+            pairs = zip(lengths, lengths, strict=True)
+        for (length, draft_length), batch_size, num_beams in itertools.product(pairs, self.batch_sizes, self.num_beams):
+            shape = Shape(batch_size, length, draft_length, num_beams)
+            if not self._obstacle(engine, num_beams):
+                with self._lock:
+                    self._search(engine, shape)
+
+    def _lengths_up_to(self, tokens: int) -> list[int]:
+        """Return the lengths that prompts of up to so many tokens are padded to."""
+        shorter = [length for length in self.prompt_lengths if length < tokens]
+        return [*shorter, *self.prompt_lengths[len(shorter) : len(shorter) + 1]]
+
     def answer(self, engine: Engine, requests: Requests, num_beams: int) -> Decoded:
         """Answer a batch of requests; see :meth:`Execution.answer`."""
         shape = self._shape(engine, requests, num_beams)
         if isinstance(shape, str):
             self._tell(shape)
             return self._eager.answer(engine, requests, num_beams)
-        key = (*engine[:5], shape)  # all but the catalog
         with self._lock:
-            if key not in self._searches or not self._searches[key].has_room_for(engine):
-                self._searches.pop(key, None)  # its memory first
-                self._searches[key] = CapturedSearch(engine, shape, self.room)
-            return self._searches[key].answer(engine, requests)
+            return self._search(engine, shape).answer(engine, requests)
+
+    def _search(self, engine: Engine, shape: Shape) -> CapturedSearch:
+        key = (*engine[:5], shape)  # all but the catalog
+        if key not in self._searches or not self._searches[key].has_room_for(engine):
+            self._searches.pop(key, None)  # its memory first
+            self._searches[key] = CapturedSearch(engine, shape, self.room)
+        return self._searches[key]
 
     def _shape(self, engine: Engine, requests: Requests, num_beams: int) -> Shape | str:
         """Return the smallest shape that requests fit, or why there is none."""
-        for name, model in (("target", engine.target), ("draft", engine.draft)):
-            if model is not None and (rotary := moving_rotary(model)):
-                return f"the {name} has a {rotary} rotary embedding"
-        if num_beams not in self.num_beams:
-            return f"num_beams is {num_beams}, and {list(self.num_beams)} are captured"
-        if num_beams > engine.trie.num_leaves:
-            return f"num_beams is {num_beams}, and the catalog has {engine.trie.num_leaves} semantic IDs"
+        if obstacle := self._obstacle(engine, num_beams):
+            return obstacle
         batch_size, prompt_length = requests.prompts.shape
         draft_prompt_length = requests.draft_prompts.shape[1] if engine.draft is not None else 0
         if batch_size > self.batch_sizes[-1] or max(prompt_length, draft_prompt_length) > self.prompt_lengths[-1]:
@@ -103,6 +122,17 @@ class Captured(Execution):
             _next(draft_prompt_length, (0, *self.prompt_lengths)),
             num_beams,
         )
+
+    def _obstacle(self, engine: Engine, num_beams: int) -> str | None:
+        """Return what keeps a search from being captured, whatever the requests."""
+        for name, model in (("target", engine.target), ("draft", engine.draft)):
+            if model is not None and (rotary := moving_rotary(model)):
+                return f"the {name} has a {rotary} rotary embedding"
+        if num_beams not in self.num_beams:
+            return f"num_beams is {num_beams}, and {list(self.num_beams)} are captured"
+        if num_beams > engine.trie.num_leaves:
+            return f"num_beams is {num_beams}, and the catalog has {engine.trie.num_leaves} semantic IDs"
+        return None
 
     def _tell(self, reason: str) -> None:
         if reason not in self._told:

@@ -58,6 +58,17 @@ class Requests(NamedTuple):
 class Execution(ABC):
     """Runs the rounds of searches; a subclass is named by ``class_path`` in a config."""
 
+    def prepare(  # noqa: B027 (there may be nothing to prepare)
+        self, engine: Engine, prompt_tokens: int, draft_prompt_tokens: int
+    ) -> None:
+        """Get ready for requests.
+
+        Args:
+            engine: who will answer.
+            prompt_tokens: tokens of the longest prompt to come.
+            draft_prompt_tokens: the same for the draft.
+        """
+
     @abstractmethod
     def answer(self, engine: Engine, requests: Requests, num_beams: int) -> Decoded:
         """Answer a batch of requests.

@@ -43,8 +43,9 @@ class SlotLayer(DynamicLayer):
 def slot_cache(like: Cache) -> Cache:
     """Return a cache with as many slots in each layer as another one has used, all of them free."""
     layers: list[Any] = [
-        SlotLayer(torch.zeros_like(layer.keys), torch.zeros_like(layer.values))
+        DynamicLayer()  # of a model whose layer reads another one's keys
+        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None
+        else SlotLayer(torch.zeros_like(layer.keys), torch.zeros_like(layer.values))
         for layer in like.layers
-        if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
     ]
     return Cache(layers=layers)

@@ -7,7 +7,15 @@ import torch
 from transformers import PreTrainedModel
 
 from atspeed.decoding import ItemTrie, ModelDrafter, SpeculativeDecoder
-from atspeed.decoding.cost import CallShape, CostModel, keep_cost, measure_budget, measure_cost, measured_cost
+from atspeed.decoding.cost import (
+    CallShape,
+    CostModel,
+    captured_cost,
+    keep_cost,
+    measure_budget,
+    measure_cost,
+    measured_cost,
+)
 from tests.decoding.tiny import random_prompts, random_sids, tiny_model
 
 VOCAB_SIZE = 12
@@ -59,6 +67,22 @@ def test_what_is_kept_on_a_model_is_not_measured_again() -> None:
     keep_cost(model, cost)
     assert measured_cost(model) is cost
     assert [measure_budget(model, extra) for extra in (0, 0.5, 0.7, 1e9)] == [1, 32, 64, 1024]
+
+
+def test_on_a_cpu_captured_calls_cost_what_calls_cost() -> None:
+    model = copy.deepcopy(TARGET)
+    cost = CostModel((1, 100), (1.0, 2.0), 0.0, 0.0)
+    keep_cost(model, cost)
+    assert captured_cost(model) is cost
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_a_gpu_captured_calls_are_cheaper_than_those_that_the_host_launches() -> None:
+    model = copy.deepcopy(TARGET).cuda()
+    captured = captured_cost(model)
+    assert captured_cost(model) is captured
+    assert 0 < captured.seconds(4) < measured_cost(model).seconds(4)
 
 
 def test_a_search_reports_the_size_of_each_call() -> None:

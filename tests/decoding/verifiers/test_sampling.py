@@ -28,6 +28,7 @@ from atspeed.decoding import (
     TrieDrafter,
     request_seeds,
 )
+from atspeed.decoding.execution import Execution
 from atspeed.decoding.request_noise import Use
 from atspeed.decoding.verifiers.rejection import draw
 from tests.decoding.priced import PRICED
@@ -87,10 +88,15 @@ def exact_law(num_beams: int, temperature: float) -> Law:
 
 
 def sample(
-    verifier: SamplingVerifier, drafter: Drafter, draft: PreTrainedModel, num_beams: int, seed: int = 0
+    verifier: SamplingVerifier,
+    drafter: Drafter,
+    draft: PreTrainedModel,
+    num_beams: int,
+    seed: int = 0,
+    execution: Execution | None = None,
 ) -> dict[frozenset[tuple[int, ...]], int]:
     trie = ItemTrie(SIDS)
-    decoder = SpeculativeDecoder(TARGET, trie, drafter, verifier, draft)
+    decoder = SpeculativeDecoder(TARGET, trie, drafter, verifier, draft, execution=execution)
     seeds = request_seeds(seed, torch.arange(SAMPLES))
     decoded = decoder(PROMPT.expand(SAMPLES, -1), MASK.expand(SAMPLES, -1), num_beams, seeds=seeds)
     counts: dict[frozenset[tuple[int, ...]], int] = defaultdict(int)
