@@ -3,7 +3,7 @@
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,15 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide what a model computes."""
-    return {name: version(name) for name in PACKAGES}
+    """Return the versions of the packages that decide what a model computes; a checkout need not be installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def provenance(device: torch.device | None = None) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 import importlib.util
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
+
+import pytest
 
 from atspeed import provenance
 
@@ -23,3 +26,8 @@ def test_an_installed_package_does_not_take_the_commit_of_the_repository_around_
     installed = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(installed)
     assert installed.provenance()["commit"] is None
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
+    assert provenance.versions() == {"torch": version("torch"), "no-such-package": "not installed"}

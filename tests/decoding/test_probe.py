@@ -230,3 +230,13 @@ def test_a_sharded_head_is_called_by_the_model_only() -> None:
     model = random_model("llama", LONG)
     model.lm_head.weight.ds_id = 0
     assert not head_is_apart(model)
+
+
+def test_the_probe_computes_the_logits_of_a_few_positions_only() -> None:
+    """Those of two prompts of 8,192 tokens would take 5 GB with the vocabulary of Qwen3."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=VOCAB_SIZE, **LONG)).eval()
+    positions: list[int] = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda *call: positions.append(call[2].shape[1]))
+    check_tree_attention(model.bfloat16(), prompt_tokens=60, num_levels=3)
+    hook.remove()
+    assert 0 < max(positions) < 10
