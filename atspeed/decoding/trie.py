@@ -82,6 +82,7 @@ class ItemTrie:
         num_calls: most target calls of plain beam search: L, and one more where something closes semantic IDs whose
             last codes are too many to be scored in advance.
         num_leaves: number of distinct semantic IDs.
+        num_first: number of first codes.
         widest: most children of a node of each depth, D integers.
         sizing: how large results are made whose size depends on data.
         has_one_length: whether all of them have D codes.
@@ -134,6 +135,7 @@ class ItemTrie:
             int(self.num_children[begin:end].max()) if end > begin else 0
             for begin, end in pairwise(self.depth_start[:-1])
         ]
+        self.num_first = self.widest[0]
         self.num_leaves = int((self.num_children == 0).sum())
         self.has_one_length = self.num_leaves == self.depth_start[-1] - self.depth_start[-2]
         self._check_that_all_end_in_leaves(sids)

@@ -57,7 +57,10 @@ def expand_complete_levels(beams: Beams, target: PrefixScorer, max_nodes: int) -
     frontier = Frontier(beams.nodes, beams.mask, torch.full_like(beams.depth, max_nodes)[:, None])
     levels = [beams.nodes[:, :0]]
     fits = torch.ones_like(frontier.mask[:, :1])  # [B, 1]
-    for _ in range(trie.sizing.least(beams.depth), trie.num_calls - 1):
+    depth = trie.sizing.least(beams.depth)
+    if depth == 0 and trie.num_first > max_nodes:  # as below, but known without asking
+        return levels, frontier
+    for _ in range(depth, trie.num_calls - 1):
         fits &= (trie.num_children[frontier.nodes] * frontier.mask).sum(1, keepdim=True) <= frontier.budget
         if not trie.sizing.any(fits):
             break

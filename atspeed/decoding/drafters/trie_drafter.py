@@ -43,6 +43,9 @@ class TrieDrafter(Drafter):
 
     def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
         """Return descendants; see :meth:`Drafter.propose`."""
+        trie = target.trie
+        if trie.sizing.least(beams.depth) == 0 and trie.num_first > self.budget:  # no beam has a score yet
+            return Proposal(beams.nodes[:, :0], [])
         levels, frontier = expand_complete_levels(beams, target, self.budget)
         levels += self._best_of_next_level(beams, target, frontier)
         return Proposal(torch.cat(levels, dim=1), [], most=self.budget)

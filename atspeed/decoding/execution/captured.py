@@ -12,6 +12,7 @@ from atspeed.checks import require_at_least
 from atspeed.decoding.execution.captured_search import Capture, CapturedSearch, Shape
 from atspeed.decoding.execution.eager import Eager
 from atspeed.decoding.execution.execution import Engine, Execution, Requests
+from atspeed.decoding.execution.fixed_catalog import FixedCatalog
 from atspeed.decoding.search import Decoded
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ class Captured(Execution):
         self.prompt_lengths = tuple(sorted(prompt_lengths))
         self.room = room
         self._eager = Eager()
-        self._searches: dict[tuple[Any, ...], CapturedSearch] = {}
+        self._catalogs: dict[tuple[Any, ...], FixedCatalog] = {}
+        self._searches: dict[tuple[tuple[Any, ...], Shape], CapturedSearch] = {}
         self._told: set[str] = set()
         self._lock = threading.Lock()  # a capture has one set of tensors
 
@@ -69,6 +71,7 @@ class Captured(Execution):
     def release(self) -> None:
         """Drop what has been captured, and its memory."""
         self._searches.clear()
+        self._catalogs.clear()
 
     def prepare(self, engine: Engine, prompt_tokens: int, draft_prompt_tokens: int) -> None:
         """Capture all sizes up to the longest prompts; see :meth:`Execution.prepare`."""
@@ -96,14 +99,19 @@ class Captured(Execution):
             self._tell(shape)
             return self._eager.answer(engine, requests, num_beams)
         with self._lock:
-            return self._search(engine, shape).answer(engine, requests)
+            search = self._search(engine, shape)
+            self._catalogs[engine[:5]].load(engine)
+            return search.answer(requests)
 
     def _search(self, engine: Engine, shape: Shape) -> CapturedSearch:
-        key = (*engine[:5], shape)  # all but the catalog
-        if key not in self._searches or not self._searches[key].has_room_for(engine):
-            self._searches.pop(key, None)  # its memory first
-            self._searches[key] = CapturedSearch(engine, shape, self.room)
-        return self._searches[key]
+        key = engine[:5]  # all but the catalog
+        if key not in self._catalogs or not self._catalogs[key].has_room_for(engine):
+            self._searches = {others: search for others, search in self._searches.items() if others[0] != key}
+            self._catalogs.pop(key, None)  # the old memory first
+            self._catalogs[key] = FixedCatalog(engine, self.room)
+        if (key, shape) not in self._searches:
+            self._searches[key, shape] = CapturedSearch(engine, shape, self._catalogs[key])
+        return self._searches[key, shape]
 
     def _shape(self, engine: Engine, requests: Requests, num_beams: int) -> Shape | str:
         """Return the smallest shape that requests fit, or why there is none."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from atspeed.decoding.execution.execution import Engine, Requests
+from atspeed.decoding.execution.fixed_catalog import FixedCatalog
 from atspeed.decoding.execution.fixed_scorer import FixedScorer
-from atspeed.decoding.execution.fixed_trie import FixedTrie
 from atspeed.decoding.execution.operation_counter import OperationCounter
 from atspeed.decoding.execution.slot_cache import slot_cache
 from atspeed.decoding.search import Decoded, Progress, run_round
@@ -84,21 +84,20 @@ class CapturedSearch:
     and the catalog. A request that is done stays in the batch and does nothing.
 
     Args:
-        engine: who answers; its catalog is the first one.
+        engine: who answers.
         shape: of the requests; smaller batches and shorter prompts are padded to it.
-        room: for larger catalogs; see :class:`FixedTrie`.
+        catalog: that of the engine, with room for others.
     """
 
-    def __init__(self, engine: Engine, shape: Shape, room: float) -> None:
+    def __init__(self, engine: Engine, shape: Shape, catalog: FixedCatalog) -> None:
         start = time.perf_counter()
         self._engine, self._shape, self._device = engine, shape, engine.target.device
-        self._trie, self._draft_trie = FixedTrie(engine.trie, room), FixedTrie(engine.draft_trie, room)
-        self._loaded = engine.trie
+        self._catalog = catalog
         self._drafter = engine.drafter.with_fixed_widths(
             shape.num_beams, shape.batch_size, shape.prompt_length, engine.trie
         )
         self._inputs = _no_requests(shape, self._device)
-        self._allowed = torch.ones(shape.batch_size, self._trie.num_nodes, dtype=torch.bool, device=self._device)
+        self._allowed = catalog.trie.in_room(None).repeat(shape.batch_size, 1)
         self._is_real = torch.ones(shape.batch_size, dtype=torch.bool, device=self._device)
         self._caches: tuple[Cache, Cache] = DynamicCache(), DynamicCache()
         self._graphs: list[tuple[torch.cuda.CUDAGraph, _Round]] = []
@@ -111,19 +110,11 @@ class CapturedSearch:
         self.capture = Capture(shape, seconds, slots, draft_slots, operations, is_graph=bool(self._graphs))
         log.info("%s", self.capture)
 
-    def has_room_for(self, engine: Engine) -> bool:
-        """Return whether the catalog of an engine can be searched, too."""
-        return self._trie.has_room_for(engine.trie) and self._draft_trie.has_room_for(engine.draft_trie)
-
-    def answer(self, engine: Engine, requests: Requests) -> Decoded:
-        """Answer requests that fit the shape, from a catalog that there is room for."""
-        if engine.trie is not self._loaded:
-            self._trie.load(engine.trie)
-            self._draft_trie.load(engine.draft_trie)
-            self._loaded = engine.trie
+    def answer(self, requests: Requests) -> Decoded:
+        """Answer requests that fit the shape, from the catalog that is in place."""
         self._copy(requests)
         done: _Round | None = None
-        for number in range(engine.trie.num_calls):
+        for number in range(self._engine.trie.num_calls):
             if done is not None and done.may_end and not done.is_open:  # the one question to the device
                 break
             done = self._replay(number, done)
@@ -139,21 +130,17 @@ class CapturedSearch:
             (self._inputs.prompts, requests.prompts),
             (self._inputs.prompt_mask, requests.prompt_mask),
             (self._inputs.seeds, requests.seeds),
+            (self._allowed, self._catalog.trie.in_room(requests.allowed)),
         ]
         if self._engine.draft is not None:
             pairs.append((self._inputs.draft_prompts, requests.draft_prompts))
             pairs.append((self._inputs.draft_prompt_mask, requests.draft_prompt_mask))
-        if requests.allowed is None:
-            self._allowed.fill_(False)
-            self._allowed[:, : self._loaded.num_nodes] = True
-        else:
-            pairs.append((self._allowed, self._trie.in_room(requests.allowed)))
         for mine, theirs in pairs:
             if mine.ndim == 2 and (missing := mine.shape[1] - theirs.shape[1]):
                 mine[:, :missing] = 0
                 mine = mine[:, missing:]
-            mine[:count].copy_(theirs)
-            mine[count:].copy_(theirs[-1:].expand_as(mine[count:]))
+            mine[:count] = theirs
+            mine[count:] = theirs[-1:]
         self._is_real.copy_(torch.arange(len(self._is_real), device=self._device) < count)
 
     def _count_operations(self) -> tuple[int, ...]:
@@ -196,9 +183,9 @@ class CapturedSearch:
             target, draft, progress = self._begin()
         else:
             target, draft, progress = before[:3]
-        target.trie = self._trie[number]
-        if draft is not None:
-            draft.trie = self._draft_trie[number]
+        target.trie = self._catalog.trie[number]
+        if draft is not None and self._catalog.draft_trie is not None:
+            draft.trie = self._catalog.draft_trie[number]
         progress = run_round(progress, target, draft, self._drafter, self._engine.verifier, self._inputs.seeds)
         answers, beams, is_open = progress.answers(target, draft), progress.beams, progress.beams.is_open
         return _Round(
@@ -221,13 +208,14 @@ class CapturedSearch:
         for cache in self._caches:
             cache.reset()
         prompts, allowed = (inputs.prompts, inputs.prompt_mask), self._allowed
-        target = FixedScorer(engine.target, self._trie[0], *prompts, engine.normalize, allowed, self._caches[0])
+        trie, draft_trie = self._catalog.trie[0], self._catalog.draft_trie
+        target = FixedScorer(engine.target, trie, *prompts, engine.normalize, allowed, self._caches[0])
         draft = None
-        if engine.draft is not None:
+        if engine.draft is not None and draft_trie is not None:
             prompts = inputs.draft_prompts, inputs.draft_prompt_mask
-            draft = FixedScorer(engine.draft, self._draft_trie[0], *prompts, "allowed", allowed, self._caches[1])
+            draft = FixedScorer(engine.draft, draft_trie[0], *prompts, "allowed", allowed, self._caches[1])
         shape = self._shape
-        return target, draft, Progress.at_root(shape.batch_size, shape.num_beams, self._trie[0], self._device)
+        return target, draft, Progress.at_root(shape.batch_size, shape.num_beams, trie, self._device)
 
 
 def _no_requests(shape: Shape, device: torch.device) -> Requests:

@@ -31,6 +31,7 @@ class FixedTrie:
             if (column := getattr(trie, name)) is not None:
                 setattr(self._room, name, column.new_zeros(num_nodes))
         self._room._depth_bounds = trie._depth_bounds.clone()
+        self._loaded = self._room
         self.load(trie)
 
     def __getitem__(self, least_depth: int) -> ItemTrie:
@@ -57,12 +58,20 @@ class FixedTrie:
         )
 
     def load(self, trie: ItemTrie) -> None:
-        """Copy a catalog into the arrays. What is left behind it is of nodes that nothing leads to or allows."""
+        """Copy a catalog into the arrays, unless it is there. What is left behind it nothing leads to or allows."""
+        if trie is self._loaded:
+            return
         for name in NODE_COLUMNS:
             if (column := getattr(self._room, name)) is not None:
                 column[: trie.num_nodes].copy_(getattr(trie, name))
         self._room._depth_bounds.copy_(trie._depth_bounds)
+        self._loaded = trie
 
-    def in_room(self, allowed: Tensor) -> Tensor:
-        """Return what a request allows of the nodes, with False for those that the catalog does not have."""
+    def in_room(self, allowed: Tensor | None) -> Tensor:
+        """Return what requests allow of the nodes, ``[B, M]`` or, for all requests, ``[1, M]``; None allows all.
+
+        False for nodes that there is room for, but that the catalog does not have.
+        """
+        if allowed is None:
+            return (torch.arange(self.num_nodes, device=self._loaded.parent.device) < self._loaded.num_nodes)[None]
         return torch.nn.functional.pad(allowed, (0, self.num_nodes - allowed.shape[1]))

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from atspeed.decoding import ItemTrie, SpeculativeDecoder, StrictTopK, Verifier
 from atspeed.decoding.execution import Engine
 from atspeed.decoding.execution.captured_search import CapturedSearch, Shape
+from atspeed.decoding.execution.fixed_catalog import FixedCatalog
 from tests.decoding.execution.test_captured import VERIFIERS
 from tests.decoding.test_equality import DRAFTERS
 from tests.decoding.tiny import FAMILIES, random_sids, tiny_model
@@ -62,7 +63,8 @@ def search_of(drafter: str, verifier: Verifier, family: str = "llama", num_beams
     engine = Engine(
         target, decoder.draft, decoder.drafter, decoder.verifier, "vocabulary", decoder.trie, decoder.draft_trie
     )
-    return CapturedSearch(engine, Shape(2, 16, 16 if decoder.draft else 0, num_beams), room=0.2)
+    shape = Shape(2, 16, 16 if decoder.draft else 0, num_beams)
+    return CapturedSearch(engine, shape, FixedCatalog(engine, room=0.2))
 
 
 def run_all(search: CapturedSearch) -> None:
