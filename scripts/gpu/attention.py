@@ -1,6 +1,6 @@
 """What attention to a tree costs: one softmax under the 4-D mask, split at the prompt, and without any mask.
 
-Usage: ``python scripts/gpu/attention.py --out results``; writes ``attention.json`` and ``attention.md``. It takes about
+Usage: ``python -m scripts.gpu.attention --out results``; writes ``attention.json`` and ``attention.md``. It takes about
 five minutes on an H100; ``--tiny`` runs all of it on a CPU, with small shapes.
 
 A row is the attention of all layers of one call, replayed as one CUDA graph, each layer with keys of its own, so that
@@ -16,7 +16,6 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from measuring import Times, as_graph, default_device, table, take_times, write_results
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -24,6 +23,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from atspeed.decoding.tree_attention import SharedPrompt, aligned, attend, tree_attention
+from scripts.gpu.measuring import Times, as_graph, default_device, table, take_times, write_results
 
 ROOM = 72
 """Slots behind those that are used."""

@@ -4,7 +4,7 @@ Usage, for all pieces, with the folder that ``pack_inputs.py`` made::
 
     for batch in 1 4 16; do
       for beams in "1 5" "10 20" 50; do
-        python scripts/gpu/benchmark_7b.py --inputs inputs --out results --batch-size $batch --num-beams $beams
+        python -m scripts.gpu.benchmark_7b --inputs inputs --out results --batch-size $batch --num-beams $beams
       done
     done
 

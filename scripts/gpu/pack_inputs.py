@@ -1,6 +1,6 @@
 """Packs what the 7B table needs into a folder of at most 64 MiB: the small models of a run in bfloat16, and the data.
 
-Usage: ``python scripts/gpu/pack_inputs.py --run runs/beauty --data ../shared/data/beauty --out inputs``. The folder is
+Usage: ``python -m scripts.gpu.pack_inputs --run runs/beauty --data ../shared/data/beauty --out inputs``. The folder is
 a run folder with ``target/model``, ``strict/model`` (and its calibration) and ``data``; models are grown where it is
 used.
 """

@@ -1,6 +1,6 @@
 """What a target in low precision answers and takes: float32, bfloat16, and weights in int8 and in float8.
 
-Usage: ``python scripts/gpu/precision.py --run runs/beauty --data ../shared/data/beauty --out results``; writes
+Usage: ``python -m scripts.gpu.precision --run runs/beauty --data ../shared/data/beauty --out results``; writes
 ``precision.json`` and ``precision.md``. The target of the run is grown to the width of LLaMA-7B, on the CPU, which
 takes most of the time; ``--small`` measures it as it was trained. ``--tiny`` runs all of it on a CPU, with random
 weights and random items. No GPU has run it yet.
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from measuring import Times, default_device, table, take_times, write_results
 from transformers import PreTrainedModel
 
 from atspeed.benchmark.agreement import Answer, answers_of, overlap, score_gap
@@ -26,6 +25,7 @@ from atspeed.data import AtSpeedLayout, EmbeddedCatalog, RecommendationData, Req
 from atspeed.decoding import ItemTrie, NoDrafter, SpeculativeDecoder, TrieDrafter
 from atspeed.decoding.cost import ModelSize
 from atspeed.models import Exported, Grown, ModelSource, NewModel, WeightOnly, dtype_name
+from scripts.gpu.measuring import Times, default_device, table, take_times, write_results
 
 LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32}
 TINY = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}

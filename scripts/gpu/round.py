@@ -2,8 +2,8 @@
 
 Usage, with the folder that ``pack_inputs.py`` made; ten minutes at most each::
 
-    python scripts/gpu/round.py --inputs inputs --out results              # round.json, round.md
-    python scripts/gpu/round.py --inputs inputs --out results --compile    # compiled.json, compiled.md
+    python -m scripts.gpu.round --inputs inputs --out results              # round.json, round.md
+    python -m scripts.gpu.round --inputs inputs --out results --compile    # compiled.json, compiled.md
 
 The first compares each captured method of configs/benchmark-7b.yaml with the model alone, and replays rounds with an
 error for whatever waits for the GPU. The second compares a forward pass as it is launched, captured by atspeed,

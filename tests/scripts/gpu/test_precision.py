@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.nightly
 def test_precisions_are_compared_on_a_tiny_target(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "scripts/gpu/precision.py", "--tiny", "--out", str(tmp_path)], cwd=ROOT, check=True)
+    command = [sys.executable, "-m", "scripts.gpu.precision", "--tiny", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
     rows = json.loads((tmp_path / "precision.json").read_text())["rows"]
     dtypes = ["float32", "bfloat16", "int8_weights", "float8_e4m3fn_weights"]
     assert [row["precision"] for row in rows] == [dtype for dtype in dtypes for _ in range(3)]
