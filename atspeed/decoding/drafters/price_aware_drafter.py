@@ -124,6 +124,7 @@ class PriceAwareDrafter(Drafter):
             trie.num_levels,
             batch_size if self._tolerance == 0 else self.batch_size,
             prompt_tokens if self._tolerance == 0 else CONTEXT,
+            replayed=target.device.type == "cuda",
         )
         num_nodes = [end - begin for begin, end in pairwise(trie.depth_start[1:])]
         return PlannedDrafter(planned_widths(plan, num_nodes), target.device)
