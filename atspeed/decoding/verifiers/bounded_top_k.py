@@ -59,10 +59,13 @@ class BoundedTopK(Verifier):
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
         sizing = target.trie.sizing
-        for ahead in range(target.trie.max_depth - sizing.least_depth):
+        last = target.trie.max_depth - sizing.least_depth - 1
+        for ahead in range(last + 1):
             if not sizing.any(ready := is_ready(beams, target)):
                 break
-            following = self._drop_unscored(beams, next_beams(target, beams, ahead), target)
+            following = next_beams(target, beams, ahead)
+            if ahead < last:  # the last ones are complete
+                following = self._drop_unscored(beams, following, target)
             beams = following.where(ready, beams, sizing)
         return beams
 

@@ -26,9 +26,11 @@ class StrictTopK(Verifier):
     ) -> Beams:
         """Return the advanced beams; see :meth:`Verifier.advance`."""
         sizing = target.trie.sizing
-        ready = beams.is_open  # the call has scored their prefixes
         for ahead in range(target.trie.max_depth - sizing.least_depth):
+            ready = is_ready(beams, target) if ahead else beams.is_open  # the call has scored their prefixes
+            if ahead and not sizing.any(ready):
+                break
             beams = next_beams(target, beams, ahead).where(ready, beams, sizing)
-            if target.only_beams or not sizing.any(ready := is_ready(beams, target)):
+            if target.only_beams:
                 break
         return beams

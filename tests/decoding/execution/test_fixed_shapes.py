@@ -32,12 +32,12 @@ ASKING = {
 }
 """Operations whose result is on the host, or has a size that depends on data: on a GPU the host waits for them."""
 MOST_OPERATIONS = {  # outside the models, in the first round, for 20 beams and 4 levels
-    ("none", "strict"): 95,
-    ("trie", "strict"): 460,
-    ("hybrid", "strict"): 630,
-    ("draft", "strict"): 640,
-    ("draft", "bounded"): 920,
-    ("draft", "relaxed"): 1620,
+    ("none", "strict"): 90,
+    ("trie", "strict"): 450,
+    ("hybrid", "strict"): 620,
+    ("draft", "strict"): 635,
+    ("draft", "bounded"): 850,
+    ("draft", "relaxed"): 1550,
     ("draft", "lossless"): 1870,
 }
 
