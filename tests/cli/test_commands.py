@@ -123,7 +123,8 @@ def test_benchmark_writes_the_schema_and_strict_rows_are_identical(run_dir: Path
     output = run_here("benchmark", *settings, *SMALL_DATA)
     assert "hf_generate" in output
     result = json.loads((run_dir / "benchmark" / "benchmark.json").read_text())
-    assert set(result) == {"environment", "setting", "rows", "curves", "coverage", "predictions"}
+    parts = {"environment", "setting", "rows", "curves", "coverage", "predictions", "copy_gb_per_second"}
+    assert set(result) == parts
     assert {"versions", "device", "threads", "dtype", "commit"} <= set(result["environment"])
     methods = ["hf_generate", "plain", "trie", "trie_auto", "hybrid", "draft", "price_aware"]
     lossy = ["price_aware_bounded", "draft_relaxed", "draft_lossless", "trie_lossless"]

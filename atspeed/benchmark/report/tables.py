@@ -96,7 +96,7 @@ def _methods(title: str, rows: list[MethodRow]) -> Table:
     told = {name for name in ON_A_GPU if {values[name] for values in records} - {None, "Eager"}}
     shown = {name: form for name, form in COLUMNS.items() if name in told or name not in ON_A_GPU}
     for name, form in shown.items():
-        table.add_column(TITLES.get(name, name), justify="right" if form else "left")
+        table.add_column(TITLES.get(name, name), justify="right" if form else "left", no_wrap=name == "method")
     for row in _sections(table, rows):
         values = _values(row)
         table.add_row(*("–" if values[name] is None else format(values[name], form) for name, form in shown.items()))
