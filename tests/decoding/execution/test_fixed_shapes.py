@@ -1,5 +1,6 @@
 """What a CUDA graph needs: the same operations whatever the data, none of which asks the device."""
 
+import copy
 import traceback
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from atspeed.decoding import ItemTrie, SpeculativeDecoder, StrictTopK, Verifier
 from atspeed.decoding.execution import Engine
@@ -88,6 +90,28 @@ def test_models_ask_nothing(family: str) -> None:
     search = search_of("draft", StrictTopK(), family)
     with torch.inference_mode(), Forbidden():
         run_all(search)
+
+
+class OnMeta(TorchDispatchMode):
+    """Refuses operations with a tensor that is elsewhere: on a GPU it would be copied there, and the host wait."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, kwargs, result)) if isinstance(each, torch.Tensor)]
+        assert all(each.is_meta for each in tensors), f"{func} elsewhere:\n" + "".join(traceback.format_stack(limit=9))
+        return result
+
+
+@pytest.mark.parametrize("drafter", ["hybrid, tiny budget", "draft"])
+@pytest.mark.parametrize("verifier", VERIFIERS)
+def test_every_tensor_is_made_on_the_device(drafter: str, verifier: str) -> None:
+    target, draft = (copy.deepcopy(tiny_model("llama", 12, seed=seed)).to("meta") for seed in range(2))
+    trie = ItemTrie(SIDS).to("meta")
+    engine = Engine(target, draft, DRAFTERS[drafter], VERIFIERS[verifier], "vocabulary", trie, trie)
+    with torch.inference_mode():
+        search = CapturedSearch(engine, Shape(2, 16, 16, 3), FixedCatalog(engine, room=0.2))
+        with OnMeta():
+            run_all(search)
 
 
 def test_what_asks_is_seen() -> None:
