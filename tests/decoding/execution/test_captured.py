@@ -51,7 +51,7 @@ WIDTHS = (1, 2, 3, 5, 10)
 SIDS = random_sids(torch.Generator().manual_seed(0), 80, [5, 4, 6])
 PROMPTS, MASK = random_prompts(torch.Generator().manual_seed(0), [7, 3, 5], 12)
 TARGET, DRAFT = tiny_model("llama", 12), tiny_model("llama", 12, seed=1)
-brief = settings(thorough, max_examples=3)
+brief = settings(thorough, max_examples=2)
 
 
 def captured(**more: object) -> Captured:
@@ -193,7 +193,7 @@ def test_filters(drafter: str, verifier: str) -> None:
     assert len(execution.captures) == 1
 
 
-@pytest.mark.parametrize("drafter", ["trie", "hybrid", "draft", "priced"])
+@pytest.mark.parametrize("drafter", ["trie", "draft", "priced"])
 def test_lossless_sampling_follows_the_exact_law(drafter: str) -> None:
     execution = Captured((2,), (SAMPLES,), (6,))
     counts = sample(LosslessSampling(), SAMPLING_DRAFTERS[drafter], DRAFTS["poor"], 2, execution=execution)
