@@ -16,8 +16,8 @@ from pathlib import Path
 
 from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
 
-from atspeed.benchmark.floor import copy_bandwidth, weight_bytes
-from atspeed.decoding.cost import CallShape, CostModel, measure_cost
+from atspeed.benchmark.floor import copy_bandwidth
+from atspeed.decoding.cost import CallShape, CostModel, ModelSize, measure_cost
 from atspeed.decoding.cost.bare_calls import BareCall
 from scripts.gpu.measuring import Times, as_graph, default_device, random_model, table, take_times, write_results
 
@@ -103,7 +103,7 @@ def main() -> None:
     bandwidth = copy_bandwidth(device)
     for name, config in shapes.items():
         model = random_model(config, device)
-        weights_ms = 1e3 * weight_bytes(model) / bandwidth
+        weights_ms = 1e3 * ModelSize.of(model).bytes / bandwidth
         for context in contexts:
             for count in tokens:
                 call = BareCall(model, CallShape(count, 1, context))
