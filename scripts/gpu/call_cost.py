@@ -14,32 +14,21 @@ import gc
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
+from transformers import LlamaConfig, PreTrainedConfig
 
 from atspeed.benchmark.floor import copy_bandwidth
 from atspeed.decoding.cost import CallShape, CostModel, ModelSize, measure_cost
 from atspeed.decoding.cost.bare_calls import BareCall
 from scripts.gpu.measuring import Times, as_graph, default_device, random_model, table, take_times, write_results
+from scripts.gpu.peer_shapes import qwen3
+from scripts.memory import LLAMA_7B, LLAMA_68M
 
 TOKENS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 CONTEXTS = (64, 1000)
-BEAUTY_TOKENS = 862
-"""The vocabulary of a model that is trained, or grown from one trained, on Amazon Beauty."""
 SHAPES: dict[str, PreTrainedConfig] = {
-    "LLaMA-7B": LlamaConfig(vocab_size=BEAUTY_TOKENS),
-    "Qwen3-1.7B": Qwen3Config(
-        vocab_size=151_936,
-        hidden_size=2048,
-        intermediate_size=6144,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-    ),
-    "LLaMA-68M": LlamaConfig(
-        vocab_size=BEAUTY_TOKENS, hidden_size=768, intermediate_size=3072, num_hidden_layers=2, num_attention_heads=12
-    ),
+    "LLaMA-7B": LLAMA_7B,
+    "Qwen3-1.7B": qwen3(151_936, tiny=False),
+    "LLaMA-68M": LLAMA_68M,
 }
 TINY = LlamaConfig(vocab_size=100, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from atspeed.decoding.cuda_graphs import captured_graph
 from atspeed.provenance import provenance
 
 WARM_UPS = 3
@@ -77,16 +78,7 @@ def as_graph(run: Callable[[], object]) -> Callable[[], object]:
     """
     if not torch.cuda.is_available():
         return run
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UPS):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+    return captured_graph(run).replay
 
 
 def peak_gb(run: Callable[[], object]) -> float | None:

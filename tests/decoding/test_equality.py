@@ -1,5 +1,7 @@
 """Strict answers equal ``transformers.generate``, whatever the model, trie, drafter, width, batch and padding."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -98,7 +100,11 @@ def assert_same_answers(
     draft_family=st.sampled_from(sorted(FAMILIES)),
     draft_seed=st.integers(0, 1),
 )
-def test_strict_answers_equal_generate(
+def test_strict_answers_equal_generate(family: str, **case: Any) -> None:
+    assert_case_equals_generate(family, **case)
+
+
+def assert_case_equals_generate(
     family: str,
     seed: int,
     num_codes: list[int],
@@ -108,12 +114,13 @@ def test_strict_answers_equal_generate(
     drafter: str,
     draft_family: str,
     draft_seed: int,  # 0 and the same family: the target itself
+    execution: Execution | None = None,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     sids = random_sids(generator, num_items, num_codes)
     prompts, mask = random_prompts(generator, lengths, 12)
     target, draft = tiny_model(family, 12), tiny_model(draft_family, 12, seed=draft_seed)
-    assert_equals_generate(target, sids, prompts, mask, num_beams, DRAFTERS[drafter], draft)
+    assert_equals_generate(target, sids, prompts, mask, num_beams, DRAFTERS[drafter], draft, execution=execution)
 
 
 @pytest.mark.parametrize("family", WINDOWED)

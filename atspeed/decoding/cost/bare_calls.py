@@ -9,10 +9,10 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from atspeed.decoding.cost.cost_model import CallShape
+from atspeed.decoding.cuda_graphs import captured_graph
 from atspeed.decoding.forward import cache_argument
 
 REPEATS = {"cuda": 10, "cpu": 2}
-WARM_UPS = 3  # before a capture: libraries choose their kernels and allocate their workspaces
 
 
 class BareCalls:
@@ -100,15 +100,7 @@ def _seconds_of_calls(call: Callable[[], None], repeats: int) -> list[float]:
 
 def _seconds_of_replays(call: Callable[[], None], repeats: int) -> list[float]:
     """Capture a call as a CUDA graph, and return the seconds of its replays by events."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UPS):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    graph = captured_graph(call)
     graph.replay()
     events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
     events[0].record()

@@ -1,11 +1,14 @@
 """Spends tokens by the price of a call, in widths that are set beforehand."""
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from atspeed.decoding.beams import Beams
 from atspeed.decoding.drafters.drafter import Drafter, Proposal, Select, require_draft
+from atspeed.decoding.drafters.model_drafter import draft_levels
 from atspeed.decoding.drafters.plan import Array, Plan
 from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.trie import ROOT
@@ -30,20 +33,16 @@ class PlannedDrafter(Drafter):
 
     def propose(self, beams: Beams, target: PrefixScorer, draft: PrefixScorer | None, select: Select) -> Proposal:
         """Return the draft's beams; see :meth:`Drafter.propose`."""
-        draft = require_draft(draft, self)
-        trie, nodes, scores, drawn = target.trie, beams.nodes, beams.scores, []
-        depth = trie.sizing.least(beams.depth)
-        planned = self._widths[beams.depth.clamp(max=trie.num_levels - 1)]  # [B, L]
-        for level in range(trie.num_levels - 1 - depth):
-            width = int(self.widths[depth:, level].max())
-            if width == 0:
-                break
-            draft.score(trie.path(nodes).flatten(1) if level == 0 else nodes)
-            children, child_scores = draft.candidates(nodes, scores, level)
-            child_scores = child_scores.masked_fill(draft.trie.is_leaf(children), -torch.inf)
-            nodes, scores = _first(planned[:, level : level + 1], *select(children, child_scores, width))
-            drawn.append((nodes, scores))
-        return Proposal(torch.cat([beams.nodes[:, :0], *(level for level, _ in drawn)], dim=1), drawn)
+        last = target.trie.num_levels - 1
+        depth = target.trie.sizing.least(beams.depth)
+        widths = self.widths[depth:, : max(last - depth, 0)].max(0, initial=0)
+        planned = self._widths[beams.depth.clamp(max=last)]  # [B, L]
+
+        def select_planned(level: int, nodes: Tensor, scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
+            return _first(planned[:, level : level + 1], *select(nodes, scores, width))
+
+        widths_that_pay = [int(width) for width in itertools.takewhile(bool, widths)]
+        return draft_levels(beams, require_draft(draft, self), widths_that_pay, select_planned)
 
 
 def planned_widths(plan: Plan, num_nodes: list[int]) -> Array:

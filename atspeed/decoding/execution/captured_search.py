@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from atspeed.decoding.cuda_graphs import warm_up
 from atspeed.decoding.execution.execution import Engine, Requests
 from atspeed.decoding.execution.fixed_catalog import FixedCatalog
 from atspeed.decoding.execution.fixed_scorer import FixedScorer
@@ -17,7 +18,6 @@ from atspeed.decoding.execution.slot_cache import slot_cache
 from atspeed.decoding.search import Decoded, Progress, run_round
 
 log = logging.getLogger(__name__)
-WARM_UP = 2  # searches before one is captured: libraries choose their kernels and get their memory at the first calls
 
 
 class Shape(NamedTuple):
@@ -155,20 +155,19 @@ class CapturedSearch:
 
     def _capture(self) -> None:
         """Make a CUDA graph of each round, in an order in which they can share their memory: that of a search."""
-        done, rounds = None, range(self._engine.trie.num_calls)
-        current, other = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
-        other.wait_stream(current)
-        with torch.cuda.stream(other):
-            for _ in range(WARM_UP):
-                for number in rounds:
-                    done = self._run(number, done)
-        current.wait_stream(other)
+        warm_up(self._run_all)
+        done = None
         pool = torch.cuda.graph_pool_handle()
-        for number in rounds:
+        for number in range(self._engine.trie.num_calls):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 done = self._run(number, done)
             self._graphs.append((graph, done))
+
+    def _run_all(self) -> None:
+        done = None
+        for number in range(self._engine.trie.num_calls):
+            done = self._run(number, done)
 
     def _replay(self, number: int, before: _Round | None) -> _Round:
         if not self._graphs:

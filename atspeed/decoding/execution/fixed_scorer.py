@@ -11,6 +11,7 @@ from atspeed.decoding.scorer import PrefixScorer
 from atspeed.decoding.trie import ROOT, ItemTrie, Spans
 
 LARGEST = (1 << 32) - 1
+"""Above all nodes (:func:`select_top`): what the root becomes where padding is sorted to the end."""
 
 
 class FixedScorer(PrefixScorer):
@@ -36,6 +37,8 @@ class FixedScorer(PrefixScorer):
         cache: where keys and values are kept, empty.
     """
 
+    allowed: Tensor
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -50,7 +53,6 @@ class FixedScorer(PrefixScorer):
         self.cache = cache
         self._log_prob = torch.full(allowed.shape, -torch.inf, device=prompts.device)  # [B, M]
         self._slot = torch.full(allowed.shape, UNUSED, dtype=torch.int32, device=prompts.device)  # [B, M]
-        self._may_use = allowed
         self._num_leaves: Tensor | None = None  # below each node, [B, M], int64, once they are asked for
 
     def score_beams(self, nodes: Tensor) -> None:
@@ -99,7 +101,7 @@ class FixedScorer(PrefixScorer):
     def count_leaves(self, nodes: Tensor, mask: Tensor, most: Tensor) -> Tensor:
         """Count the allowed leaves below nodes; see :meth:`ScoredPrefixes.count_leaves`."""
         if self._num_leaves is None:
-            is_leaf = (self._may_use & (self.trie.num_children == 0)).long()
+            is_leaf = (self.allowed & (self.trie.num_children == 0)).long()
             self._num_leaves, parent = is_leaf, self.trie.parent[1:].expand(len(is_leaf), -1)
             for _ in range(self.trie.max_depth):  # the root, whose parent is itself, adds nothing
                 self._num_leaves = is_leaf.scatter_add(1, parent, self._num_leaves[:, 1:])

@@ -26,7 +26,13 @@ from atspeed.decoding import (
     Verifier,
 )
 from atspeed.decoding.execution import Captured
-from tests.decoding.test_equality import DRAFTERS, WINDOWED, assert_equals_generate, thorough
+from tests.decoding.test_equality import (
+    DRAFTERS,
+    WINDOWED,
+    assert_case_equals_generate,
+    assert_equals_generate,
+    thorough,
+)
 from tests.decoding.test_responses import Case
 from tests.decoding.tiny import END_TOKEN, FAMILIES, LLAMA_LIKE, random_prompts, random_sids, random_titles, tiny_model
 from tests.decoding.verifiers.test_sampling import (
@@ -93,32 +99,14 @@ cases = given(
 @thorough
 @cases
 def test_many_strict_answers_equal_generate(family: str, **case: Any) -> None:
-    assert_case_equals_generate(family, **case)
+    assert_case_equals_generate(family, **case, execution=captured())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @brief
 @cases
 def test_strict_answers_equal_generate(family: str, **case: Any) -> None:
-    assert_case_equals_generate(family, **case)
-
-
-def assert_case_equals_generate(
-    family: str,
-    seed: int,
-    num_codes: list[int],
-    num_items: int,
-    lengths: list[int],
-    num_beams: int,
-    drafter: str,
-    draft_family: str,
-    draft_seed: int,
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    sids = random_sids(generator, num_items, num_codes)
-    prompts, mask = random_prompts(generator, lengths, 12)
-    target, draft = tiny_model(family, 12), tiny_model(draft_family, 12, seed=draft_seed)
-    assert_equals_generate(target, sids, prompts, mask, num_beams, DRAFTERS[drafter], draft, execution=captured())
+    assert_case_equals_generate(family, **case, execution=captured())
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
@@ -176,6 +164,13 @@ def test_tokens_around_the_codes_and_a_draft_of_another_vocabulary(
     seeds = torch.arange(len(case.prompts))
     expected = case.decode(num_beams, drafter, VERIFIERS[verifier], seeds=seeds)
     assert_equal(case.decode(num_beams, drafter, VERIFIERS[verifier], captured(), seeds=seeds), expected)
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_there_may_be_a_round_more_where_something_closes_semantic_ids(drafter: str) -> None:
+    case = Case(0, [4, 5, 3], num_suffix=2)
+    assert case.trie.num_calls == case.trie.num_levels + 1
+    assert_equal(case.decode(5, drafter, execution=captured()), case.decode(5, drafter))
 
 
 @pytest.mark.parametrize(
